@@ -1,0 +1,486 @@
+// The keeper: the connector's one goroutine. It carries out the drain on the
+// managed pools, proves new credentials, keeps a standby, and closes what
+// outlives its credential. Whatever can take long it starts and doesn't await.
+
+package sqlrotate
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+const (
+	// unlimited is the lifetime of connections that don't age. Not 0: the pool's
+	// cleaner runs only while there is a limit, and the drain needs it.
+	unlimited = time.Duration(math.MaxInt64 / 4)
+
+	// standbyTTL is how long a standby that nobody takes is kept.
+	standbyTTL = 5 * time.Second
+
+	// standbyTrust is how long a standby is handed out without asking whether the
+	// server is still there.
+	standbyTrust = time.Second
+
+	// wallClock is how often credentials with an end are held against the wall
+	// clock: timers stand still while a machine is suspended.
+	wallClock = time.Second
+
+	// The server is asked whether an old role still lives checkMin after the last
+	// time, then twice that, up to checkMax.
+	checkMin = time.Second
+	checkMax = 5 * time.Second
+)
+
+// keeperState is the keeper's memory. It is guarded by Connector.mu.
+type keeperState struct {
+	drain     drainState
+	line      time.Time
+	moved     time.Time
+	held      bool // the pools' lifetime is held to the line
+	aging     time.Duration
+	refill    bool // connections were retired lately: keep a standby while it is taken
+	login     bool // a login of the keeper's own is under way
+	reading   bool // a read of the source is under way
+	readAt    time.Time
+	checkAt   time.Time     // when an old role is next asked after
+	checkWait time.Duration // and how long after that
+	peak      int           // most connections in the pool since the drain began
+}
+
+// Manage lets c set the lifetime of db's connections, for a pool that was opened
+// by other means than [OpenDB] over c or over a connector that wraps it. From then
+// on db.SetConnMaxLifetime is c's to call; all other settings of db stay the
+// caller's. (With a SetConnMaxIdleTime shorter than the age of its connections,
+// database/sql's cleaner runs less promptly: cold connections then go when they
+// are touched, or with their idle time.)
+func (c *Connector) Manage(db *sql.DB) {
+	if c.start() != nil {
+		return
+	}
+	c.mu.Lock()
+	base := c.baseLifetimeLocked()
+	if !slices.Contains(c.dbs, db) {
+		c.dbs = append(c.dbs, db)
+	}
+	c.mu.Unlock()
+	db.SetConnMaxLifetime(base)
+	c.poke()
+}
+
+// baseLifetimeLocked is the lifetime of connections while none is singled out: up
+// to a tenth less than the window's, so that processes that were started together
+// do not renew their connections together.
+func (c *Connector) baseLifetimeLocked() time.Duration {
+	if c.maxLifetime == 0 {
+		return unlimited
+	}
+	if c.keeper.aging == 0 {
+		c.keeper.aging = c.maxLifetime - rand.N(c.maxLifetime/10+1)
+	}
+	return c.keeper.aging
+}
+
+// keep runs until Close.
+func (c *Connector) keep() {
+	notifier, _ := c.cfg.Source.(Notifier)
+	var notified <-chan struct{}
+	if notifier != nil {
+		notified = notifier.Changed()
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-notified:
+			notified = notifier.Changed()
+			c.readInBackground(time.Now())
+		case <-c.wake:
+		case <-timer.C:
+		}
+		if d := c.step(time.Now()); d > 0 {
+			timer.Reset(d)
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+// step does what is to be done now and returns how soon to look again at the
+// latest, or 0 if only an event can change anything.
+func (c *Connector) step(now time.Time) time.Duration {
+	c.mu.Lock()
+	severed, wakeEnd := c.severLocked(now)
+	wakeStandby, stale := c.expireStandbyLocked(now)
+	d := c.decideLocked(now)
+	c.keeper.line, c.keeper.moved = c.moveLineLocked(d.line, now)
+	life, refresh := c.lifetimeLocked(now)
+	base, hold := c.baseLifetimeLocked(), refresh > 0
+	release := c.keeper.held && !hold
+	c.keeper.held = hold
+	dbs := c.dbs
+	wakeLogin := c.startLoginLocked(d.standby, now)
+	wakeRead := time.Time{}
+	if c.waiting > 0 {
+		wakeRead = c.keeper.readAt.Add(sourcePoll)
+	}
+	c.mu.Unlock()
+
+	if hold || release {
+		for _, db := range dbs {
+			// Shortening the lifetime wakes the pool's cleaner, so lengthen first.
+			db.SetConnMaxLifetime(base)
+			if hold {
+				db.SetConnMaxLifetime(life)
+			}
+		}
+	}
+	for _, s := range severed {
+		c.sever(s, now)
+	}
+	if stale != nil {
+		_ = stale.conn.Close()
+	}
+	if !wakeRead.IsZero() && !now.Before(wakeRead) {
+		c.readInBackground(now)
+		wakeRead = now.Add(sourcePoll)
+	}
+
+	wakeHold := time.Time{}
+	if hold {
+		wakeHold = now.Add(refresh)
+	}
+	next := earliest(d.wake, wakeEnd, wakeStandby, wakeLogin, wakeRead, wakeHold)
+	if next.IsZero() {
+		return 0
+	}
+	return max(next.Sub(now), 1)
+}
+
+// severLocked returns the sessions whose credential has ended, and when to look
+// again.
+func (c *Connector) severLocked(now time.Time) (over []*session, wake time.Time) {
+	for s := range c.sessions {
+		switch deadline := s.version.deadline(); {
+		case deadline.IsZero() || s.severed:
+		case s.version.ended(now):
+			s.severed = true
+			over = append(over, s)
+		default:
+			wake = earliest(wake, deadline, now.Add(wallClock))
+		}
+	}
+	c.versions = prune(c.versions, now)
+	return over, wake
+}
+
+// sever closes a session whose credential has ended, or only tells of it.
+func (c *Connector) sever(s *session, now time.Time) {
+	c.mu.Lock()
+	info, born := c.infoLocked(s.version), s.born
+	if born.IsZero() {
+		born = now
+	}
+	c.counts.overran++
+	c.mu.Unlock()
+	if c.cfg.NoSever {
+		c.log.Warn("sqlrotate: a connection outlives its credential", "version", s.version.label(), "age", now.Sub(born))
+		c.trace.overran(info, now.Sub(born))
+		return
+	}
+	c.log.Warn("sqlrotate: closing a connection that outlives its credential", "version", s.version.label(), "age", now.Sub(born))
+	c.trace.overran(info, now.Sub(born))
+	s.abort()
+}
+
+// outdatedLocked reports whether a newer version than v has proven itself and is
+// not being refused.
+func (c *Connector) outdatedLocked(v *version, now time.Time) bool {
+	for _, newer := range c.versions {
+		if newer == v {
+			return false
+		}
+		if newer.gate.proven && newer.gate.refusals == 0 && !newer.ended(now) {
+			return true
+		}
+	}
+	return true
+}
+
+// decideLocked asks the plan what to do about the pools' connections.
+func (c *Connector) decideLocked(now time.Time) decision {
+	k := &c.keeper
+	if len(c.dbs) == 0 {
+		return decision{line: k.line}
+	}
+	conns := make([]pooled, len(c.pool))
+	eager := false
+	for i, s := range c.pool {
+		outdated := c.outdatedLocked(s.version, now)
+		conns[i] = pooled{
+			born:  s.born,
+			by:    c.mustGoBy(s, outdated),
+			eager: outdated,
+			dead:  outdated && s.version.dead,
+		}
+		eager = eager || outdated
+	}
+	switch {
+	case !eager:
+		k.drain = drainState{}
+	case k.drain.from.IsZero():
+		k.drain = drainState{from: now.Add(rand.N(c.drainTime/4 + 1)), to: now.Add(c.drainTime)}
+		k.refill = true
+	}
+	return plan{
+		now:     now,
+		line:    k.line,
+		moved:   k.moved,
+		standby: c.standby != nil,
+		drain:   k.drain,
+		spread:  c.baseLifetimeLocked() / 5,
+		conns:   conns,
+	}.decide()
+}
+
+// mustGoBy returns when a connection must have been told to go: at the end of its
+// lifetime, or early enough before the end of its credential for it to come back
+// first.
+func (c *Connector) mustGoBy(s *session, outdated bool) time.Time {
+	var aged, ending time.Time
+	if c.maxLifetime > 0 {
+		aged = s.born.Add(c.baseLifetimeLocked())
+	}
+	if end := s.version.deadline(); !end.IsZero() && (outdated || s.version.superseded.IsZero()) {
+		ending = end.Add(-c.cfg.Window.checkout())
+		if ending.Before(s.born) {
+			ending = end
+		}
+	}
+	return earliest(aged, ending)
+}
+
+// moveLineLocked moves the line and notes why the connections that it passes are
+// retired.
+func (c *Connector) moveLineLocked(line, now time.Time) (newLine, moved time.Time) {
+	if line.Equal(c.keeper.line) {
+		return c.keeper.line, c.keeper.moved
+	}
+	for _, s := range c.pool {
+		if s.born.After(line) {
+			break
+		}
+		if s.due != "" {
+			continue
+		}
+		s.dueAt = now
+		switch {
+		case c.outdatedLocked(s.version, now):
+			s.due = reasonSuperseded
+		case !s.version.deadline().IsZero() && past(s.version.deadline().Add(-c.cfg.Window.checkout()-lazyGap), now):
+			s.due = reasonEnding
+		default:
+			s.due = reasonAged
+		}
+	}
+	c.keeper.refill = true
+	return line, now
+}
+
+// lifetimeLocked returns the lifetime to set on the pools, and how soon to do so
+// again: 0 if nothing at or below the line is left.
+func (c *Connector) lifetimeLocked(now time.Time) (d, refresh time.Duration) {
+	base := c.baseLifetimeLocked()
+	below := 0
+	for below < len(c.pool) && !c.pool[below].born.After(c.keeper.line) {
+		below++
+	}
+	for i := below - 1; i >= 0; i-- {
+		if s := c.pool[i]; s.blind() && now.Sub(s.dueAt) > c.cfg.Window.checkout()+slack {
+			c.removeLocked(s) // its end can't be seen: by now it has come
+			below--
+		}
+	}
+	if below == 0 || len(c.dbs) == 0 {
+		return base, 0
+	}
+	var next time.Time
+	if below < len(c.pool) {
+		next = c.pool[below].born
+	}
+	return lifetime(now, c.keeper.line, next, base)
+}
+
+// startLoginLocked starts the keeper's own login, if one is called for: to prove
+// a new credential, to ask whether an old role still lives, or for a standby. It
+// returns when to look again.
+func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Time) {
+	k := &c.keeper
+	if k.login || c.closed || len(c.dbs) == 0 || len(c.versions) == 0 {
+		return time.Time{} // the end of the login wakes the keeper
+	}
+	if old := c.suspectLocked(); old != nil {
+		if now.Before(k.checkAt) {
+			wake = k.checkAt
+		} else if ok, _ := old.gate.admit(now); ok {
+			k.checkAt, k.checkWait = now.Add(k.checkWait), min(2*k.checkWait, checkMax)
+			c.loginInBackgroundLocked(old, false)
+			return time.Time{}
+		}
+	}
+	current := c.versions[0]
+	if !current.ended(now) && (current.gate.refusals > 0 || !current.gate.proven && len(c.versions) > 1) {
+		ok, wait := current.gate.admit(now)
+		if ok {
+			c.loginInBackgroundLocked(current, true)
+			return time.Time{}
+		}
+		wake = earliest(wake, now.Add(wait))
+	}
+	if c.standby != nil || !standby && !k.refill {
+		return wake
+	}
+	for _, v := range c.versions {
+		if !c.usable(v, now) || v.gate.refusals > 0 {
+			continue
+		}
+		ok, wait := v.gate.admit(now)
+		if ok {
+			c.loginInBackgroundLocked(v, true)
+			return time.Time{}
+		}
+		return earliest(wake, now.Add(wait))
+	}
+	return wake
+}
+
+// suspectLocked returns an old version with open connections that the server may
+// have revoked before its time, because its user name is another than the current
+// one's. Such a role's sessions fail every query but no ping, so the way to know is
+// to log in; not while that would be one session more than a standby is.
+func (c *Connector) suspectLocked() *version {
+	sessions := len(c.pool)
+	c.keeper.peak = max(c.keeper.peak, sessions)
+	if c.standby != nil {
+		sessions++
+	}
+	if sessions > c.keeper.peak {
+		return nil
+	}
+	for _, v := range c.versions[1:] {
+		if v.open > 0 && v.gate.refusals == 0 && c.usable(v, time.Now()) && v.cred.Username != c.versions[0].cred.Username {
+			return v
+		}
+	}
+	return nil
+}
+
+// loginInBackgroundLocked logs in with v, which has been let through its gate, and
+// keeps the session as the standby or closes it.
+func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
+	c.keeper.login = true
+	c.wg.Go(func() {
+		s, err := c.open(c.ctx, v)
+		c.mu.Lock()
+		c.keeper.login = false
+		keep := err == nil && keep && c.standby == nil && !c.closed
+		if keep {
+			if _, keep = c.sessions[s]; keep {
+				c.standby = s
+			}
+		}
+		c.mu.Unlock()
+		if err == nil && !keep {
+			_ = s.conn.Close()
+		}
+		c.poke()
+	})
+}
+
+// expireStandbyLocked takes away a standby that is outdated or that nobody takes.
+func (c *Connector) expireStandbyLocked(now time.Time) (wake time.Time, stale *session) {
+	s := c.standby
+	if s == nil {
+		return time.Time{}, nil
+	}
+	expires := s.ready.Add(standbyTTL)
+	busy := !c.keeper.drain.from.IsZero()
+	if !c.outdatedLocked(s.version, now) && !s.version.ended(now) && (now.Before(expires) || busy) {
+		if busy {
+			return time.Time{}, nil
+		}
+		return expires, nil
+	}
+	c.standby = nil
+	c.keeper.refill = c.keeper.refill && now.Before(expires)
+	return time.Time{}, s
+}
+
+// takeStandby returns a standby that is fit for use, or nil.
+func (c *Connector) takeStandby(ctx context.Context) *session {
+	now := time.Now()
+	c.mu.Lock()
+	s := c.standby
+	if s == nil || c.outdatedLocked(s.version, now) || s.version.ended(now) {
+		c.mu.Unlock()
+		return nil
+	}
+	c.standby = nil
+	c.mu.Unlock()
+	c.poke()
+	if now.Sub(s.ready) < standbyTrust {
+		return s
+	}
+	pinger, ok := s.conn.(driver.Pinger)
+	if !ok {
+		return s
+	}
+	stop := context.AfterFunc(ctx, s.abort)
+	if err := pinger.Ping(ctx); err != nil || !stop() {
+		_ = s.conn.Close()
+		return nil
+	}
+	return s
+}
+
+// readInBackground reads the source, unless that is being done.
+func (c *Connector) readInBackground(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keeper.readAt = now
+	if c.keeper.reading || c.closed {
+		return
+	}
+	c.keeper.reading = true
+	c.wg.Go(func() {
+		_, _ = c.read(c.ctx) // noted where it belongs
+		c.mu.Lock()
+		c.keeper.reading = false
+		c.mu.Unlock()
+	})
+}
+
+// removeLocked forgets a session that is over. It reports false if it had been
+// forgotten before, or had not logged in.
+func (c *Connector) removeLocked(s *session) bool {
+	if _, ok := c.sessions[s]; !ok || s.ready.IsZero() {
+		delete(c.sessions, s)
+		return false
+	}
+	delete(c.sessions, s)
+	s.version.open--
+	if c.standby == s {
+		c.standby = nil
+	}
+	if i := slices.Index(c.pool, s); i >= 0 {
+		c.pool = slices.Delete(c.pool, i, i+1)
+	}
+	c.counts.closed(s)
+	return true
+}

@@ -1,0 +1,131 @@
+// Opener and Dial: the seam to a database driver.
+
+package sqlrotate
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"net"
+	"strings"
+)
+
+// Dial opens a network connection, as [net.Dialer.DialContext] does.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Opener logs in to a database: the seam to a driver. [Postgres] is the one for
+// github.com/lib/pq; [FromDriver] makes one of any driver that takes a DSN.
+// Its methods are called from many goroutines at once.
+type Opener interface {
+	// Open logs in with cred and returns the driver's own connection.
+	//
+	// Every network connection is opened with dial. That is how the connector
+	// aborts a login whose context is done, counts what is open by credential
+	// version, and closes what outlives its credential; a connection for which
+	// dial was never called can only be retired by its age. When Open fails it
+	// may leave to the caller what it dialled: it is closed. The driver may keep
+	// dial and call it later, for example to cancel a query.
+	//
+	// Errors hold no password.
+	Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error)
+
+	// Rejected reports whether err, returned by Open, says that the server
+	// refused the credential: as opposed to a server that is down, full, starting
+	// or out of reach, or a database that does not exist. It goes by codes, never
+	// by texts, which servers translate.
+	Rejected(err error) bool
+}
+
+// FromDriver returns an [Opener] for any driver that takes a DSN. dsn renders
+// one for a credential; it is called for each login, and its result is never
+// logged.
+//
+// The driver dials for itself, so the connector doesn't see these connections
+// close: they are retired by age alone, a version at a time rather than one by
+// one, and are not closed at the end of their credential. A refusal is recognised
+// if the error, or one that it wraps, has a method SQLState() string that gives a
+// class 28 code or 42501. An error whose text contains the password or the DSN
+// is replaced by one that names its type alone. Write an Opener where that is not
+// enough.
+func FromDriver(d driver.Driver, dsn func(Credential) string) Opener {
+	return driverOpener{d, dsn}
+}
+
+type driverOpener struct {
+	driver driver.Driver
+	dsn    func(Credential) string
+}
+
+// Open returns when ctx is done even though driver.Driver.Open knows no context;
+// a connection that comes too late is closed.
+func (o driverOpener) Open(ctx context.Context, cred Credential, _ Dial) (driver.Conn, error) {
+	type result struct {
+		conn driver.Conn
+		err  error
+	}
+	dsn := o.dsn(cred)
+	done := make(chan result)
+	go func() {
+		conn, err := o.driver.Open(dsn)
+		select {
+		case done <- result{conn, err}:
+		case <-ctx.Done():
+			if err == nil {
+				_ = conn.Close()
+			}
+		}
+	}()
+	select {
+	case r := <-done:
+		return r.conn, withhold(r.err, dsn, cred.Password.Reveal())
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (driverOpener) Rejected(err error) bool {
+	return anySQLState(err, credentialRefused)
+}
+
+// credentialRefused reports whether a login that failed with this SQLSTATE was
+// refused for its credential: class 28 (wrong password, unknown role, passed
+// VALID UNTIL, NOLOGIN, pg_hba, PAM), or 42501, which a login gets when CONNECT
+// was revoked.
+// See https://www.postgresql.org/docs/current/errcodes-appendix.html.
+func credentialRefused(state string) bool {
+	return strings.HasPrefix(state, "28") || state == "42501"
+}
+
+// anySQLState reports whether any error in the tree of err has a SQLSTATE for
+// which f is true. errors.As won't do: it stops at the first of several joined
+// errors, and lib/pq joins those of all hosts.
+func anySQLState(err error, f func(state string) bool) bool {
+	if e, ok := err.(interface{ SQLState() string }); ok && f(e.SQLState()) { //nolint:errorlint // walks the tree itself
+		return true
+	}
+	switch e := err.(type) { //nolint:errorlint // walks the tree itself
+	case interface{ Unwrap() error }:
+		return anySQLState(e.Unwrap(), f)
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			if anySQLState(err, f) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// withhold replaces err by one that names only its type if its text contains any
+// of secrets.
+func withhold(err error, secrets ...string) error {
+	if err == nil {
+		return nil
+	}
+	for _, s := range secrets {
+		if s != "" && strings.Contains(err.Error(), s) {
+			return fmt.Errorf("sqlrotate: login failed with an error of type %T, whose text is withheld because it holds a secret", err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,153 @@
+// version: one login that the source has given, when it ends, and its gate: who
+// may log in with it now. Pure: every method takes the time as a parameter.
+
+package sqlrotate
+
+import (
+	"fmt"
+	"time"
+)
+
+// version is one (user name, password). Its fields are guarded by Connector.mu.
+type version struct {
+	number     uint64     // 1, 2, 3 … in the order in which they were first seen
+	cred       Credential // as last rendered: NotAfter may change
+	seen       time.Time  // when it was first read
+	superseded time.Time  // when its successor was read; zero for the current one
+	end        time.Time  // end of its overlap; zero: none known
+	dead       bool       // superseded, and refused by the server inside its overlap
+	gate       gate
+	open       int // sessions logged in
+}
+
+// deadline is the instant at which the version is revoked: its end or its
+// NotAfter, whichever is earlier. Zero means that none is known.
+func (v *version) deadline() time.Time { return earliest(v.end, v.cred.NotAfter) }
+
+// ended reports whether the version is past its deadline.
+func (v *version) ended(now time.Time) bool {
+	d := v.deadline()
+	return !d.IsZero() && past(d, now)
+}
+
+// label names the version in logs and errors.
+func (v *version) label() string {
+	if v.cred.Version == "" {
+		return fmt.Sprintf("#%d", v.number)
+	}
+	return fmt.Sprintf("#%d (%s)", v.number, v.cred.Version)
+}
+
+// past reports whether now is at or after t by the monotonic clock or by the wall
+// clock. A suspended machine stops the first, and a clock that is set back turns
+// the second; the server's clock does neither.
+func past(t, now time.Time) bool {
+	return !now.Before(t) || !now.Round(0).Before(t.Round(0))
+}
+
+// earliest returns the earliest of ts that is not zero.
+func earliest(ts ...time.Time) time.Time {
+	var min time.Time
+	for _, t := range ts {
+		if !t.IsZero() && (min.IsZero() || t.Before(min)) {
+			min = t
+		}
+	}
+	return min
+}
+
+const (
+	// proofTTL is how long a successful login lets others go ahead without
+	// waiting for its like. A burst after a quiet time sends one login ahead, so
+	// that a password which has meanwhile changed costs one refusal, not a burst
+	// of them.
+	proofTTL = time.Second
+
+	// patience is how long logins wait for the one that went ahead before another
+	// one follows it.
+	patience = time.Second
+
+	// A refused credential is tried again after retryMin, then twice that, and so
+	// on up to retryMax.
+	retryMin = 500 * time.Millisecond
+	retryMax = 10 * time.Second
+)
+
+// gate decides which logins with a version may go to the server now, so that a
+// pool never hammers a server, or locks an account, with a credential that is
+// refused or unproven.
+type gate struct {
+	inflight  int
+	admitted  time.Time // when the last one was let through
+	proven    bool      // a login has succeeded, ever
+	proofAt   time.Time // when the last one did
+	refusals  int       // in a row
+	refusedAt time.Time // the first of them
+	next      time.Time // not before, after a refusal
+	refusal   error     // the last of them
+	failures  int       // logins that failed for another reason, ever
+	failure   error     // the last of them
+}
+
+// admit lets a login through, or says how long to wait before asking again. A
+// login that is let through is reported to exactly one of succeeded, refused,
+// failed and cancelled.
+func (g *gate) admit(now time.Time) (ok bool, wait time.Duration) {
+	if wait := g.wait(now); wait > 0 {
+		return false, wait
+	}
+	g.inflight++
+	g.admitted = now
+	return true, 0
+}
+
+func (g *gate) wait(now time.Time) time.Duration {
+	if g.refusals == 0 && !g.proofAt.IsZero() && now.Sub(g.proofAt) < proofTTL {
+		return 0
+	}
+	if wait := g.next.Sub(now); g.refusals > 0 && wait > 0 {
+		return wait
+	}
+	if g.inflight > 0 {
+		return max(0, patience-now.Sub(g.admitted))
+	}
+	return 0
+}
+
+func (g *gate) succeeded(now time.Time) {
+	g.inflight--
+	g.proven, g.proofAt = true, now
+	g.refusals, g.refusal = 0, nil
+}
+
+func (g *gate) refused(now time.Time, err error) {
+	g.inflight--
+	g.refusal = err
+	if g.refusals > 0 && now.Before(g.next) {
+		return // it went out together with the one that was counted
+	}
+	if g.refusals == 0 {
+		g.refusedAt = now
+	}
+	g.refusals++
+	g.next = now.Add(backoff(g.refusals))
+}
+
+func (g *gate) failed(err error) {
+	g.inflight--
+	g.failures++
+	g.failure = err
+}
+
+// cancelled is for a login that was given up by its caller: it says nothing about
+// the credential or the server.
+func (g *gate) cancelled() { g.inflight-- }
+
+// backoff returns how long to wait after the n-th refusal in a row.
+func backoff(n int) time.Duration {
+	d := retryMin
+	for ; n > 1 && d < retryMax; n-- {
+		d *= 2
+	}
+	return min(d, retryMax)
+}

@@ -1,0 +1,109 @@
+// Window: the arithmetic of the overlap between a credential and its successor.
+
+package sqlrotate
+
+import (
+	"fmt"
+	"time"
+)
+
+// Defaults of [Window]: the slowest usual way for a secret to reach a process,
+// and a generous query.
+const (
+	DefaultLag      = 90 * time.Second
+	DefaultCheckout = 30 * time.Second
+)
+
+// Window says how long an old credential outlives the publication of its
+// successor, and what has to fit into that time:
+//
+//	|<----------------------- overlap ------------------------>|
+//	published      read by the app                           revoked
+//	|----- lag -----|                     |----- checkout -----|
+//	                |<--- MaxLifetime --->|
+//
+// A connection opened with the old credential at the last moment, lag after the
+// publication, is taken out of service at most MaxLifetime later, and is idle at
+// most checkout after that: before the revocation.
+//
+// The zero Window is not valid: the overlap is a property of whoever rotates the
+// credential, and has no default. Rotation without any overlap is asked for with
+// [InPlace].
+type Window struct {
+	// Overlap is the time for which the old credential stays valid after its
+	// successor is published. Required. If it varies, give its shortest.
+	Overlap time.Duration
+
+	// Lag is the longest time from the publication of a credential until this
+	// process can read it. Zero means [DefaultLag] (the kubelet's sync takes up
+	// to about 90 s; an agent that writes to a shared volume needs about a
+	// second). Negative means none.
+	Lag time.Duration
+
+	// Checkout is the longest time for which one connection is in use: the
+	// longest transaction, query or sql.Conn. Zero means [DefaultCheckout].
+	// Negative means none.
+	Checkout time.Duration
+
+	inPlace bool
+}
+
+// InPlace is the window of a login whose password is changed in place: a Vault
+// static role, ALTER ROLE … PASSWORD, single-user rotation in a cloud. The old
+// password dies at the moment the new one is set, usually before the new one can
+// be read here, and sessions that are already open live on. There is no overlap
+// to keep: a superseded credential is never used again, no session is closed for
+// its credential's sake, old connections are replaced at leisure after a
+// rotation, and the wait for the new password to arrive is bounded by
+// Config.Bridge.
+func InPlace() Window { return Window{inPlace: true} }
+
+// MaxLifetime returns Overlap - Lag - Checkout, the longest time for which a
+// connection may be reused. It is an error if nothing is left, or if Overlap is
+// not positive. For [InPlace] it is 0, which database/sql takes for no limit.
+func (w Window) MaxLifetime() (time.Duration, error) {
+	if w.inPlace {
+		return 0, nil
+	}
+	if w.Overlap <= 0 {
+		return 0, fmt.Errorf("sqlrotate: window: overlap is %v: set Window.Overlap to how long the old credential stays valid after its successor is published, or use InPlace()", w.Overlap)
+	}
+	left := w.Overlap - w.lag() - w.checkout()
+	if left <= 0 {
+		return 0, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - checkout %v%s = %v: nothing is left for a connection to live",
+			w.Overlap, w.lag(), isDefault(w.Lag), w.checkout(), isDefault(w.Checkout), left)
+	}
+	return left, nil
+}
+
+func (w Window) lag() time.Duration      { return orDefault(w.Lag, DefaultLag) }
+func (w Window) checkout() time.Duration { return orDefault(w.Checkout, DefaultCheckout) }
+
+// end returns the instant at which a credential that was seen to be superseded at
+// seen may be revoked at the earliest: its successor was published up to lag
+// before. It is zero, meaning never, for a rotation in place.
+func (w Window) end(seen time.Time) time.Time {
+	if w.inPlace {
+		return time.Time{}
+	}
+	return seen.Add(w.Overlap - w.lag())
+}
+
+// orDefault reads a field whose zero means def and whose negative means none.
+func orDefault(d, def time.Duration) time.Duration {
+	switch {
+	case d < 0:
+		return 0
+	case d == 0:
+		return def
+	default:
+		return d
+	}
+}
+
+func isDefault(d time.Duration) string {
+	if d == 0 {
+		return " (default)"
+	}
+	return ""
+}
