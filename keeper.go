@@ -459,7 +459,15 @@ func (c *Connector) readInBackground(now time.Time) {
 	}
 	c.keeper.reading = true
 	c.wg.Go(func() {
-		_, _ = c.read(c.ctx) // noted where it belongs
+		c.mu.Lock()
+		rejected := c.currentLocked()
+		c.mu.Unlock()
+		// What comes of it is noted where it belongs.
+		if rejected != nil {
+			_, _ = c.reread(c.ctx, rejected.cred)
+		} else {
+			_, _ = c.read(c.ctx)
+		}
 		c.mu.Lock()
 		c.keeper.reading = false
 		c.mu.Unlock()

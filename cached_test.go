@@ -1,0 +1,213 @@
+package sqlrotate
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// slowSource takes a second for each fetch and counts them.
+type slowSource struct {
+	mu      sync.Mutex
+	cred    Credential
+	err     error
+	fetches atomic.Int64
+}
+
+func (s *slowSource) Credential(ctx context.Context) (Credential, error) {
+	s.fetches.Add(1)
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+		return Credential{}, ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cred, s.err
+}
+
+func (s *slowSource) set(cred Credential, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cred, s.err = cred, err
+}
+
+func login(user string, notAfter time.Time) Credential {
+	return Credential{Username: user, Password: NewSecret("p-" + user), NotAfter: notAfter}
+}
+
+func newCached(t *testing.T, src Source, opt CacheOptions) *CachedSource {
+	opt.Logger = slog.New(slog.DiscardHandler)
+	c := Cached(src, opt)
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func TestCachedFetchesOnceForAllThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &slowSource{cred: login("v1", time.Time{})}
+		c := newCached(t, src, CacheOptions{})
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if cred, err := c.Credential(t.Context()); err != nil || cred.Username != "v1" {
+					t.Errorf("got %v, %v", cred.Username, err)
+				}
+			})
+		}
+		wg.Wait()
+		time.Sleep(10 * time.Second)
+		if n := src.fetches.Load(); n != 1 {
+			t.Errorf("%d fetches, want 1", n)
+		}
+	})
+}
+
+func TestCachedWaitEndsWithTheCallersContextAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCached(t, &slowSource{cred: login("v1", time.Time{})}, CacheOptions{})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := c.Credential(t.Context()); err != nil {
+				t.Errorf("the patient caller got %v", err)
+			}
+		})
+		start := time.Now()
+		if _, err := c.Credential(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 10*time.Millisecond {
+			t.Errorf("the impatient caller got %v after %v", err, time.Since(start))
+		}
+		wg.Wait()
+	})
+}
+
+func TestCachedFetchesAheadOfTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := time.Now().Add(time.Hour)
+		src := &slowSource{cred: login("v1", end)}
+		c := newCached(t, src, CacheOptions{})
+		if _, err := c.Credential(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		src.set(login("v2", end.Add(time.Hour)), nil)
+		<-c.Changed()
+		if left := time.Until(end); left < 15*time.Minute {
+			t.Errorf("fetched %v before the end of an hour's lease", left)
+		}
+		if cred, err := c.Credential(t.Context()); err != nil || cred.Username != "v2" {
+			t.Errorf("got %v, %v after the change", cred.Username, err)
+		}
+	})
+}
+
+func TestCachedKeepsTheLastGoodUntilItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := time.Now().Add(time.Hour)
+		src := &slowSource{cred: login("v1", end)}
+		c := newCached(t, src, CacheOptions{})
+		if _, err := c.Credential(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		down := errors.New("source is down")
+		src.set(Credential{}, down)
+		time.Sleep(time.Until(end) - time.Second)
+		if cred, err := c.Credential(t.Context()); err != nil || cred.Username != "v1" {
+			t.Errorf("before the end: got %v, %v", cred.Username, err)
+		}
+		if c.Healthy() == nil {
+			t.Error("Healthy although fetching fails")
+		}
+		if n := src.fetches.Load(); n > 60 {
+			t.Errorf("%d fetches in an hour of which 20 min failed", n)
+		}
+		time.Sleep(2 * time.Second)
+		if _, err := c.Credential(t.Context()); !errors.Is(err, down) {
+			t.Errorf("after the end: got %v, want the source's error", err)
+		}
+		src.set(login("v2", time.Time{}), nil)
+		time.Sleep(2 * fetchRetryMax)
+		if cred, err := c.Credential(t.Context()); err != nil || cred.Username != "v2" {
+			t.Errorf("after recovery: got %v, %v", cred.Username, err)
+		}
+		if err := c.Healthy(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCachedRefreshOfARefusedCredentialIsOneFetchForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &slowSource{cred: login("v1", time.Time{})}
+		c := newCached(t, src, CacheOptions{})
+		v1, err := c.Credential(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		src.set(login("v2", time.Time{}), nil)
+		refresh := func() {
+			if cred, err := c.Refresh(t.Context(), v1); err != nil || cred.Username != "v2" {
+				t.Errorf("got %v, %v", cred.Username, err)
+			}
+		}
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(refresh)
+		}
+		wg.Wait()
+		refresh() // a late comer
+		if n := src.fetches.Load(); n != 2 {
+			t.Errorf("%d fetches, want 2", n)
+		}
+	})
+}
+
+func TestNextFetch(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, test := range []struct {
+		name     string
+		notAfter time.Duration // 0: unknown
+		maxAge   time.Duration
+		failures int
+		want     time.Duration
+	}{
+		{"unknown end", 0, 0, 0, defaultMaxAge},
+		{"unknown end, max age", 0, time.Minute, 0, time.Minute},
+		{"two thirds of the time", time.Hour, 0, 0, 40 * time.Minute},
+		{"max age is earlier", time.Hour, time.Minute, 0, time.Minute},
+		{"max age is later", time.Minute, time.Hour, 0, 40 * time.Second},
+		{"end is past", -time.Hour, 0, 0, fetchRetryMin},
+		{"first failure", time.Hour, 0, 1, time.Second},
+		{"second failure", time.Hour, 0, 2, 2 * time.Second},
+		{"many failures", time.Hour, 0, 1000, fetchRetryMax},
+	} {
+		var notAfter time.Time
+		if test.notAfter != 0 {
+			notAfter = at.Add(test.notAfter)
+		}
+		if got := nextFetch(at, notAfter, test.maxAge, test.failures).Sub(at); got != test.want {
+			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+func TestCachedCloseDoesNotWaitForASlowSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCached(t, &slowSource{}, CacheOptions{})
+		synctest.Wait()
+		start := time.Now()
+		_ = c.Close()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("Close took %v", d)
+		}
+		if _, err := c.Credential(t.Context()); err == nil {
+			t.Error("a closed source gave a credential")
+		}
+	})
+}
