@@ -343,7 +343,7 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 	healed := c.source.err != nil
 	c.source = sourceState{read: now}
 	if same {
-		current.cred = cred // its end may have moved
+		current.notAfter = cred.NotAfter
 		c.mu.Unlock()
 		if healed {
 			c.log.Info("sqlrotate: the source is readable again", "version", current.label())
@@ -373,13 +373,14 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 func (c *Connector) rotateLocked(cred Credential, now time.Time) (v *version, overtaken bool) {
 	if i := slices.IndexFunc(c.versions, func(v *version) bool { return v.cred.SameLogin(cred) }); i >= 0 {
 		v = c.versions[i]
-		v.cred, v.superseded, v.end, v.dead = cred, time.Time{}, time.Time{}, false
+		v.superseded, v.end, v.dead = time.Time{}, time.Time{}, false
 		v.gate.refusals = 0
 		c.versions = slices.Delete(c.versions, i, i+1)
 	} else {
 		c.number++
 		v = &version{number: c.number, cred: cred, seen: now}
 	}
+	v.notAfter = cred.NotAfter
 	if len(c.versions) > 0 {
 		last := c.versions[0]
 		last.superseded, last.end = now, c.cfg.Window.end(now)

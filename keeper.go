@@ -32,8 +32,11 @@ const (
 
 	// The server is asked whether an old role still lives checkMin after the last
 	// time, then twice that, up to checkMax.
-	checkMin = time.Second
+	checkMin = 250 * time.Millisecond
 	checkMax = 5 * time.Second
+
+	// checkPause is the time a standby that makes room for that gets to leave.
+	checkPause = 50 * time.Millisecond
 )
 
 // keeperState is the keeper's memory. It is guarded by Connector.mu.
@@ -325,9 +328,12 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 	if k.login || c.closed || len(c.dbs) == 0 || len(c.versions) == 0 {
 		return time.Time{} // the end of the login wakes the keeper
 	}
-	if old := c.suspectLocked(); old != nil {
-		if now.Before(k.checkAt) {
-			wake = k.checkAt
+	if old := c.suspectLocked(now); old != nil {
+		wake = k.checkAt
+		if wake.Sub(now) > checkPause {
+			// not yet
+		} else if now.Before(wake) {
+			return wake
 		} else if ok, _ := old.gate.admit(now); ok {
 			k.checkAt, k.checkWait = now.Add(k.checkWait), min(2*k.checkWait, checkMax)
 			c.loginInBackgroundLocked(old, false)
@@ -363,18 +369,10 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 // suspectLocked returns an old version with open connections that the server may
 // have revoked before its time, because its user name is another than the current
 // one's. Such a role's sessions fail every query but no ping, so the way to know is
-// to log in; not while that would be one session more than a standby is.
-func (c *Connector) suspectLocked() *version {
-	sessions := len(c.pool)
-	c.keeper.peak = max(c.keeper.peak, sessions)
-	if c.standby != nil {
-		sessions++
-	}
-	if sessions > c.keeper.peak {
-		return nil
-	}
-	for _, v := range c.versions[1:] {
-		if v.open > 0 && v.gate.refusals == 0 && c.usable(v, time.Now()) && v.cred.Username != c.versions[0].cred.Username {
+// to log in.
+func (c *Connector) suspectLocked(now time.Time) *version {
+	for _, v := range c.versions[min(1, len(c.versions)):] {
+		if v.open > 0 && v.gate.refusals == 0 && c.usable(v, now) && v.cred.Username != c.versions[0].cred.Username {
 			return v
 		}
 	}
@@ -403,14 +401,23 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	})
 }
 
-// expireStandbyLocked takes away a standby that is outdated or that nobody takes.
+// expireStandbyLocked takes away a standby that is outdated, that nobody takes, or
+// that would be the second session above the pool's peak while an old role is
+// asked after.
 func (c *Connector) expireStandbyLocked(now time.Time) (wake time.Time, stale *session) {
+	k := &c.keeper
+	k.peak = max(k.peak, len(c.pool))
 	s := c.standby
 	if s == nil {
 		return time.Time{}, nil
 	}
+	if len(c.pool) == k.peak && !now.Before(k.checkAt) && c.suspectLocked(now) != nil {
+		c.standby = nil
+		k.checkAt = now.Add(checkPause)
+		return time.Time{}, s
+	}
 	expires := s.ready.Add(standbyTTL)
-	busy := !c.keeper.drain.from.IsZero()
+	busy := !k.drain.from.IsZero()
 	if !c.outdatedLocked(s.version, now) && !s.version.ended(now) && (now.Before(expires) || busy) {
 		if busy {
 			return time.Time{}, nil
@@ -418,7 +425,7 @@ func (c *Connector) expireStandbyLocked(now time.Time) (wake time.Time, stale *s
 		return expires, nil
 	}
 	c.standby = nil
-	c.keeper.refill = c.keeper.refill && now.Before(expires)
+	k.refill = k.refill && now.Before(expires)
 	return time.Time{}, s
 }
 

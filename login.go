@@ -241,6 +241,7 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 	c.mu.Lock()
 	c.sessions[s] = struct{}{}
 	cred, proven := v.cred, v.gate.proven
+	cred.NotAfter = v.notAfter
 	c.mu.Unlock()
 
 	lctx, cancel := c.loginContext(ctx)

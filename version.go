@@ -8,21 +8,24 @@ import (
 	"time"
 )
 
-// version is one (user name, password). Its fields are guarded by Connector.mu.
+// version is one (user name, password).
 type version struct {
-	number     uint64     // 1, 2, 3 … in the order in which they were first seen
-	cred       Credential // as last rendered: NotAfter may change
-	seen       time.Time  // when it was first read
-	superseded time.Time  // when its successor was read; zero for the current one
-	end        time.Time  // end of its overlap; zero: none known
-	dead       bool       // superseded, and refused by the server inside its overlap
+	number uint64     // 1, 2, 3 … in the order in which they were first seen
+	cred   Credential // as first rendered
+	seen   time.Time  // when it was first read
+
+	// Guarded by Connector.mu.
+	notAfter   time.Time // as last rendered: a lease may be renewed
+	superseded time.Time // when its successor was read; zero for the current one
+	end        time.Time // end of its overlap; zero: none known
+	dead       bool      // superseded, and refused by the server inside its overlap
 	gate       gate
 	open       int // sessions logged in
 }
 
 // deadline is the instant at which the version is revoked: its end or its
 // NotAfter, whichever is earlier. Zero means that none is known.
-func (v *version) deadline() time.Time { return earliest(v.end, v.cred.NotAfter) }
+func (v *version) deadline() time.Time { return earliest(v.end, v.notAfter) }
 
 // ended reports whether the version is past its deadline.
 func (v *version) ended(now time.Time) bool {
