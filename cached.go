@@ -44,7 +44,7 @@ type CachedSource struct {
 	opt CacheOptions
 	log *slog.Logger
 
-	ctx   context.Context // done when closed
+	ctx   context.Context //nolint:containedctx // the life of the source, done when closed
 	close context.CancelFunc
 	done  chan struct{} // closed when the goroutine has ended
 	want  chan struct{} // asks for a fetch now

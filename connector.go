@@ -46,7 +46,7 @@ type Config struct {
 	LoginTimeout time.Duration
 
 	// Drain is the time over which old connections are replaced after a rotation,
-	// one after the other. Zero means a quarter of the window's MaxLifetime and at
+	// one after the other. Zero means half the window's MaxLifetime and at
 	// most 10 s; negative means at once. A small pool is done sooner, and a window
 	// that is nearly over makes it hurry.
 	Drain time.Duration
@@ -81,7 +81,7 @@ func (cfg Config) loginTimeout() time.Duration {
 func (cfg Config) drain(maxLifetime time.Duration) time.Duration {
 	def := defaultDrain
 	if maxLifetime > 0 {
-		def = min(def, maxLifetime/4)
+		def = min(def, maxLifetime/2)
 	}
 	return orDefault(cfg.Drain, def)
 }
@@ -100,7 +100,7 @@ type Connector struct {
 	log         *slog.Logger
 	trace       Trace
 
-	ctx   context.Context // done when closed
+	ctx   context.Context //nolint:containedctx // the life of the connector, done when closed
 	close context.CancelFunc
 	wg    sync.WaitGroup
 	wake  chan struct{} // tells the keeper that something has changed

@@ -39,97 +39,124 @@ type drainState struct {
 }
 
 // plan is what retirement depends on. Connections are retired by age, oldest
-// first, because age is what database/sql retires by: everything born at or
-// before the line is told to go.
+// first, because age is what database/sql retires by: those born at or before the
+// line are to go, and while the line is held the pool expires them when they are
+// idle or come back.
+//
+// An age can't tell neighbours apart for long: the line drifts while it is held. So
+// it is held until one connection has gone, whichever that is, and then not before
+// the next one's turn.
 type plan struct {
 	now     time.Time
 	line    time.Time // where it is
 	moved   time.Time // when it was moved last
+	retired time.Time // when a connection was closed last
 	standby bool      // a connection is ready to replace the next that goes
 	drain   drainState
-	spread  time.Duration // over how much time lazy retirements may be spread
+	spread  time.Duration // over how much time retirements without a rotation may be spread
 	conns   []pooled      // by born
 }
 
 // decision is what to do now.
 type decision struct {
 	line    time.Time // where it is to be
+	hold    bool      // whether the pool is to expire what is at or below it
 	standby bool      // a replacement is wanted
 	wake    time.Time // when to decide again; zero: when something changes
 }
 
-// decide moves the line over at most one connection at a time, with a replacement
-// ready, unless time is running out.
+// decide moves the line over at most one connection at a time, and holds it with a
+// replacement ready, unless time is running out.
 func (p plan) decide() decision {
-	above := p.conns
-	for len(above) > 0 && !above[0].born.After(p.line) {
-		above = above[1:]
+	d := decision{line: p.line}
+	told := 0
+	for told < len(p.conns) && !p.conns[told].born.After(p.line) {
+		told++
 	}
-	// What fails queries already, or is being retired by the pool's own lifetime,
-	// is not paced.
-	urgent := 0
-	for i, c := range above {
-		if c.dead || !c.by.IsZero() && !p.now.Before(c.by) {
-			urgent = i + 1
-		}
-	}
-	if urgent > 0 {
-		return decision{line: above[urgent-1].born, standby: true, wake: p.now}
+	urgent := p.urgent()
+	if urgent > told {
+		told, d.line = urgent, p.conns[urgent-1].born
 	}
 
-	eager := p.eagerAt(above)
-	lazy, gap := p.lazyAt(above)
-	at := earliest(eager, lazy)
-	if at.IsZero() {
-		return decision{line: p.line}
+	eager := p.eager()
+	lazy, gap := p.lazy(told)
+	at := lazy
+	if eager > 0 && !p.drain.from.IsZero() {
+		gap = min(maxGap, max(0, p.drain.to.Sub(p.now)/time.Duration(max(eager, told))))
 	}
-	d := decision{line: p.line, standby: !eager.IsZero() || !p.now.Before(lazy.Add(-standbyLead))}
-	late := !lazy.IsZero() && !p.now.Before(lazy.Add(gap))
-	switch {
-	case !p.now.Before(at) && (p.standby || late):
-		d.line, d.wake = above[0].born, p.now
-	case !p.now.Before(at):
-		// The replacement's login is under way, or fails: it wakes us.
-		if !lazy.IsZero() {
-			d.wake = lazy.Add(gap)
+	turn := p.retired.Add(gap)
+	if eager > told && !p.drain.from.IsZero() {
+		next := p.moved.Add(gap)
+		if next.Before(turn) {
+			next = turn
 		}
-	case d.standby:
-		d.wake = at
-	default:
-		d.wake = at.Add(-standbyLead)
+		if next.Before(p.drain.from) {
+			next = p.drain.from
+		}
+		at = earliest(at, next)
+	}
+	late := !lazy.IsZero() && !p.now.Before(lazy.Add(gap))
+
+	if told < len(p.conns) && !at.IsZero() && !p.now.Before(at) && (p.standby || late) {
+		d.line = p.conns[told].born
+		told++
+		at = p.now // decide on the one after it when this is done
+	}
+	d.hold = told > 0 && (urgent > 0 || late || p.standby && !p.now.Before(turn))
+	d.standby = told > 0 || eager > 0 && !p.drain.from.IsZero() || !lazy.IsZero() && !p.now.Before(lazy.Add(-standbyLead))
+
+	// Where a replacement is awaited, its arrival wakes us.
+	if told > 0 && p.now.Before(turn) {
+		d.wake = turn
+	}
+	switch {
+	case at.IsZero():
+	case p.now.Before(at) && d.standby:
+		d.wake = earliest(d.wake, at)
+	case p.now.Before(at):
+		d.wake = earliest(d.wake, at.Add(-standbyLead))
+	case d.line.After(p.line):
+		d.wake = p.now
+	case !lazy.IsZero():
+		d.wake = earliest(d.wake, lazy.Add(gap))
 	}
 	return d
 }
 
-// eagerAt returns when the next connection goes because of a rotation: those of
-// older versions, spread evenly over what is left of the drain.
-func (p plan) eagerAt(above []pooled) time.Time {
+// urgent returns how many of the oldest connections go without pacing: up to the
+// last one that fails its queries already, or that the pool's own lifetime retires.
+func (p plan) urgent() int {
 	n := 0
-	for i, c := range above {
+	for i, c := range p.conns {
+		if c.dead || !c.by.IsZero() && !p.now.Before(c.by) {
+			n = i + 1
+		}
+	}
+	return n
+}
+
+// eager returns how many of the oldest connections go because of a rotation: up to
+// the last one of an older version.
+func (p plan) eager() int {
+	n := 0
+	for i, c := range p.conns {
 		if c.eager {
 			n = i + 1
 		}
 	}
-	if n == 0 || p.drain.from.IsZero() {
-		return time.Time{}
-	}
-	gap := min(maxGap, max(0, p.drain.to.Sub(p.now)/time.Duration(n)))
-	at := p.moved.Add(gap)
-	if at.Before(p.drain.from) {
-		at = p.drain.from
-	}
-	return at
+	return n
 }
 
-// lazyAt returns the latest time at which the next connection can go so that this
-// one and all after it, gap after gap, go in time; and that gap. Connections that
-// were born in one burst are so retired one by one, the last just in time.
-func (p plan) lazyAt(above []pooled) (at time.Time, gap time.Duration) {
-	if len(above) == 0 {
+// lazy returns the latest time at which the next connection can be told to go so
+// that this one and all after it, gap after gap, go in time; and that gap. So
+// connections that were born in one burst are retired one by one, the last just in
+// time. told of them have been told to go.
+func (p plan) lazy(told int) (at time.Time, gap time.Duration) {
+	if len(p.conns) == 0 {
 		return time.Time{}, 0
 	}
-	gap = min(lazyGap, p.spread/time.Duration(len(above)))
-	for k, c := range above {
+	gap = min(lazyGap, p.spread/time.Duration(len(p.conns)))
+	for k, c := range p.conns[told:] {
 		if !c.by.IsZero() {
 			at = earliest(at, c.by.Add(-time.Duration(k+1)*gap))
 		}

@@ -44,7 +44,8 @@ type keeperState struct {
 	drain     drainState
 	line      time.Time
 	moved     time.Time
-	held      bool // the pools' lifetime is held to the line
+	retired   time.Time // when a connection of the pools was closed last
+	held      bool      // the pools' lifetime is held to the line
 	aging     time.Duration
 	refill    bool // connections were retired lately: keep a standby while it is taken
 	login     bool // a login of the keeper's own is under way
@@ -123,7 +124,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 	wakeStandby, stale := c.expireStandbyLocked(now)
 	d := c.decideLocked(now)
 	c.keeper.line, c.keeper.moved = c.moveLineLocked(d.line, now)
-	life, refresh := c.lifetimeLocked(now)
+	life, refresh := c.lifetimeLocked(d.hold, now)
 	base, hold := c.baseLifetimeLocked(), refresh > 0
 	release := c.keeper.held && !hold
 	c.keeper.held = hold
@@ -245,6 +246,7 @@ func (c *Connector) decideLocked(now time.Time) decision {
 		now:     now,
 		line:    k.line,
 		moved:   k.moved,
+		retired: k.retired,
 		standby: c.standby != nil,
 		drain:   k.drain,
 		spread:  c.baseLifetimeLocked() / 5,
@@ -297,25 +299,25 @@ func (c *Connector) moveLineLocked(line, now time.Time) (newLine, moved time.Tim
 }
 
 // lifetimeLocked returns the lifetime to set on the pools, and how soon to do so
-// again: 0 if nothing at or below the line is left.
-func (c *Connector) lifetimeLocked(now time.Time) (d, refresh time.Duration) {
+// again: 0 if the line is not held.
+func (c *Connector) lifetimeLocked(hold bool, now time.Time) (d, refresh time.Duration) {
 	base := c.baseLifetimeLocked()
-	below := 0
-	for below < len(c.pool) && !c.pool[below].born.After(c.keeper.line) {
-		below++
+	told := 0
+	for told < len(c.pool) && !c.pool[told].born.After(c.keeper.line) {
+		told++
 	}
-	for i := below - 1; i >= 0; i-- {
+	for i := told - 1; i >= 0; i-- {
 		if s := c.pool[i]; s.blind() && now.Sub(s.dueAt) > c.cfg.Window.checkout()+slack {
 			c.removeLocked(s) // its end can't be seen: by now it has come
-			below--
+			told--
 		}
 	}
-	if below == 0 || len(c.dbs) == 0 {
+	if told == 0 || !hold || len(c.dbs) == 0 {
 		return base, 0
 	}
 	var next time.Time
-	if below < len(c.pool) {
-		next = c.pool[below].born
+	if told < len(c.pool) {
+		next = c.pool[told].born
 	}
 	return lifetime(now, c.keeper.line, next, base)
 }
@@ -494,7 +496,12 @@ func (c *Connector) removeLocked(s *session) bool {
 		c.standby = nil
 	}
 	if i := slices.Index(c.pool, s); i >= 0 {
+		now := time.Now()
 		c.pool = slices.Delete(c.pool, i, i+1)
+		c.keeper.retired = now
+		if s.due == "" && c.outdatedLocked(s.version, now) {
+			s.due = reasonSuperseded
+		}
 	}
 	c.counts.closed(s)
 	return true

@@ -39,7 +39,7 @@ func (e *RefusedError) Error() string {
 	msg += fmt.Sprintf(", read %v ago, refused for %v, waited %v for another one",
 		e.Age.Round(time.Millisecond), e.Refused.Round(time.Millisecond), e.Waited.Round(time.Millisecond))
 	for _, err := range e.errs {
-		msg += ": " + err.Error()
+		msg = fmt.Sprintf("%s: %v", msg, err)
 	}
 	return msg
 }

@@ -103,7 +103,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	}
 	s := &Server{proc: p, cfg: p.login()}
 	if err := s.createDatabase(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, s.Close()) //nolint:contextcheck // what a context has cut short is cleaned up without it
 	}
 	return s, nil
 }
@@ -116,7 +116,7 @@ func attach(ctx context.Context, dsn string) (*Server, error) {
 	}
 	s := &Server{cfg: cfg}
 	if err := s.createDatabase(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, s.Close()) //nolint:contextcheck // what a context has cut short is cleaned up without it
 	}
 	return s, nil
 }

@@ -406,6 +406,7 @@ func restart(t *testing.T, s *Server) {
 }
 
 func TestTLSServerIsVerified(t *testing.T) {
+	t.Parallel()
 	s := New(t, Options{TLS: true})
 	must(t, s.CreateRole(t.Context(), "tls", "secret"))
 	db := login(t, s, "tls", "secret")
@@ -417,6 +418,7 @@ func TestTLSServerIsVerified(t *testing.T) {
 }
 
 func TestAdminGetsInWhenTheServerIsFull(t *testing.T) {
+	t.Parallel()
 	s := New(t, Options{MaxConnections: 3})
 	must(t, s.CreateRole(t.Context(), "many", "secret"))
 	db := login(t, s, "many", "secret")
@@ -434,6 +436,7 @@ func TestAdminGetsInWhenTheServerIsFull(t *testing.T) {
 }
 
 func TestCloseRemovesEverything(t *testing.T) {
+	t.Parallel()
 	s := New(t, Options{Control: true})
 	must(t, s.Pause(t.Context())) // a Close must cope
 	must(t, s.Close())
@@ -451,6 +454,7 @@ func TestCloseRemovesEverything(t *testing.T) {
 
 // TestServerDiesWithAKilledParent runs itself as the parent.
 func TestServerDiesWithAKilledParent(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("PGTEST_PARENT") != "" {
 		s := New(t, Options{Control: true})
 		must(t, s.Pause(t.Context()))
@@ -563,7 +567,7 @@ func TestBinariesAreFoundNewestFirstAfterPATH(t *testing.T) {
 		bin := filepath.Join(root, dir, "bin")
 		must(t, os.MkdirAll(bin, 0o755))
 		for _, name := range []string{"postgres", "initdb"} {
-			must(t, os.WriteFile(filepath.Join(bin, name), nil, 0o755)) //nolint:gosec // must be executable
+			must(t, os.WriteFile(filepath.Join(bin, name), nil, 0o755))
 		}
 		return bin
 	}

@@ -1,0 +1,103 @@
+# Each target does its own set-up on Debian and Ubuntu; Go and make must be there.
+
+# The directories of the modules in go.work, and all their packages.
+MODULES  = $(shell go list -m -f '{{.Dir}}')
+PACKAGES = $(addsuffix /...,$(MODULES))
+
+# Whoever adds a dependency to the root module has it reviewed, and adds it here.
+DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify github.com/lib/pq
+
+# What `make test` does, in this order.
+STEPS = tools format vet lint modules standalone demo-short unit
+
+BENCH     = .
+BENCHTIME = 1s
+FUZZTIME  = 30s
+
+.PHONY: help demo test bench fuzz postgres compiler $(STEPS)
+.DEFAULT_GOAL = help
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: postgres ## watch a login being rotated under an application; DEMO="-compare" adds flags
+	go run ./cmd/sqlrotate demo $(DEMO)
+
+test: postgres compiler ## everything that CI runs, with the time that each part took
+	@total=$$(date +%s); \
+	for step in $(STEPS); do \
+		echo "== $$step"; start=$$(date +%s); \
+		$(MAKE) --no-print-directory $$step || { echo "== $$step: failed"; exit 1; }; \
+		echo "== $$step: $$(($$(date +%s) - start)) s"; \
+	done; \
+	echo "== all: $$(($$(date +%s) - total)) s"
+
+unit: ## all tests of all modules, with the race detector, and the examples
+	bin/gotestsum --format standard-quiet -- -race -timeout 20m $(PACKAGES)
+
+lint: bin/golangci-lint ## golangci-lint as in .golangci.yml, and staticcheck
+	@for dir in $(MODULES); do \
+		echo "golangci-lint and staticcheck in $$dir"; \
+		(cd $$dir && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./... && $(CURDIR)/bin/staticcheck ./...) || exit 1; \
+	done
+
+bench: postgres ## the benchmarks; BENCH=Connect BENCHTIME=5s choose among them
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem $(PACKAGES)
+
+fuzz: ## each fuzz test of each package, for FUZZTIME=30s
+	@for package in $$(go list $(PACKAGES)); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+# $(call install,PACKAGE) installs a package if there is an apt-get. As root there
+# may be no sudo, and otherwise there must be.
+define install
+	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	if command -v apt-get >/dev/null; then \
+		$$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(1); \
+	else \
+		echo "$(1) is missing, and there is no apt-get to install it with" >&2; \
+	fi
+endef
+
+postgres: ## install PostgreSQL, unless it is there or SQLROTATE_TEST_POSTGRES names a server
+	@if [ -z "$$SQLROTATE_TEST_POSTGRES" ] && ! { command -v initdb && command -v postgres || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1; then \
+		$(call install,postgresql); \
+	fi
+
+# The race detector needs one.
+compiler:
+	@command -v "$$(go env CC)" >/dev/null || { $(call install,gcc libc6-dev); }
+
+tools: bin/golangci-lint
+
+# Its own module, built outside the workspace: nobody's dependencies meet a linter's.
+bin/golangci-lint: internal/tools/go.mod internal/tools/go.sum
+	GOWORK=off go build -C internal/tools -o $(CURDIR)/bin/ tool
+	@touch $@
+
+format:
+	@bad=$$(bin/gofumpt -l .); if [ -n "$$bad" ]; then echo "gofumpt would change:"; echo "$$bad"; exit 1; fi
+
+vet:
+	go vet $(PACKAGES)
+
+# Each module's files are tidy and what they name is what was downloaded; and the
+# root module depends on what it is meant to, and on nothing else.
+modules:
+	@for dir in $(MODULES) $(CURDIR)/internal/tools; do \
+		echo "go.mod in $$dir"; (cd $$dir && GOWORK=off go mod tidy -diff && GOWORK=off go mod verify) || exit 1; \
+	done
+	@direct=$$(GOWORK=off go list -m -f '{{if not (or .Main .Indirect)}}{{.Path}}{{end}}' all | sort | xargs); \
+	if [ "$$direct" != "$(DEPENDENCIES)" ]; then echo "dependencies: $$direct; reviewed: $(DEPENDENCIES)"; exit 1; fi
+
+# As users get it: the root module by itself.
+standalone:
+	GOWORK=off go build ./...
+	GOWORK=off go vet ./...
+	GOWORK=off go test -short ./...
+
+demo-short:
+	go run ./cmd/sqlrotate demo -duration 10s
