@@ -51,19 +51,25 @@ func Postgres(dsn string) (Opener, error) {
 // dsnProblem is what can be said about a malformed DSN. The parsers quote what
 // they choke on, so their words are kept only where no password can be in them.
 func dsnProblem(dsn string, err error) string {
-	if strings.Contains(strings.ToLower(dsn), "pass") || strings.Contains(dsn, "@") {
-		return "the reason is withheld because the DSN seems to hold a password: remove it, the credential comes from the Source"
-	}
-	var quoting *url.Error
-	if errors.As(err, &quoting) {
-		err = quoting.Err
+	// In postgres://app:secret/db, where the host is missing, the password is
+	// quoted as a port.
+	var badURL *url.Error
+	if strings.Contains(strings.ToLower(dsn), "pass") || strings.Contains(dsn, "@") || errors.As(err, &badURL) {
+		return "the reason is withheld because the DSN may hold a password: remove it, the credential comes from the Source"
 	}
 	return strings.TrimPrefix(err.Error(), "pq: ")
 }
 
 type postgres struct{ cfg pq.Config }
 
-func (p postgres) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+func (p postgres) Open(ctx context.Context, cred Credential, dial Dial) (_ driver.Conn, err error) {
+	// lib/pq panics when a message is shorter than it should be: what listens at
+	// the port may be no PostgreSQL.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("sqlrotate: the server's answer to the login makes no sense: lib/pq panicked: %v", r)
+		}
+	}()
 	password := cred.Password.Reveal()
 	if strings.ContainsRune(cred.Username, 0) || strings.ContainsRune(password, 0) {
 		// The protocol ends both with a NUL: the server would see a shorter one.
