@@ -1,0 +1,947 @@
+package sqlrotate
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+)
+
+// service is an application that works on a real PostgreSQL through a pool whose
+// login comes from a file, and whoever rotates that.
+type service struct {
+	testing.TB
+	server *pgtest.Server
+	path   string // of the credential file
+	source *FileSource
+	c      *Connector
+	db     *sql.DB
+	log    *logbook
+	role   string // published last
+	roles  int
+}
+
+// newService makes one with a role that exists and is published. adjust may change
+// the configuration.
+func newService(tb testing.TB, server *pgtest.Server, adjust func(*Config)) *service {
+	tb.Helper()
+	s := &service{TB: tb, server: server, path: filepath.Join(tb.TempDir(), "db.json"), log: &logbook{}}
+	s.exec("create table if not exists account (id int primary key, balance int not null)")
+	s.exec("insert into account select n, 100 from generate_series(1, 100) n on conflict do nothing")
+	s.exec("create table if not exists entry (id text not null)")
+	s.publish(s.newRole())
+
+	source, err := NewFileSource(s.path, FileOptions{Logger: s.log.logger(), Poll: 200 * time.Millisecond})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = source.Close() })
+	opener, err := Postgres(server.DSN())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cfg := Config{
+		Source: source,
+		Opener: opener,
+		Window: Window{Overlap: 20 * time.Second, Lag: time.Second, Checkout: 5 * time.Second},
+		Logger: s.log.logger(),
+	}
+	if adjust != nil {
+		adjust(&cfg)
+	}
+	c, err := New(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.source, s.c, s.db = source, c, OpenDB(c)
+	tb.Cleanup(func() { _ = s.db.Close() })
+	s.db.SetMaxOpenConns(20)
+	s.db.SetMaxIdleConns(20)
+	return s
+}
+
+func (s *service) exec(statement string) {
+	s.Helper()
+	if _, err := s.server.Admin().ExecContext(context.Background(), statement); err != nil {
+		s.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// login is a role and its password.
+type roleLogin struct{ name, password string }
+
+// newRole makes a role that can log in.
+func (s *service) newRole(options ...string) roleLogin {
+	s.Helper()
+	s.roles++
+	r := roleLogin{fmt.Sprintf("r%d_%s", s.roles, strings.ToLower(rand.Text()[:8])), rand.Text()}
+	s.create(r, options...)
+	return r
+}
+
+func (s *service) create(r roleLogin, options ...string) {
+	s.Helper()
+	if err := s.server.CreateRole(context.Background(), r.name, r.password, options...); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// publish writes a login to the file, by rename.
+func (s *service) publish(r roleLogin) {
+	s.Helper()
+	content, err := json.Marshal(map[string]string{"username": r.name, "password": r.password})
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.write(content)
+	s.role = r.name
+}
+
+func (s *service) write(content []byte) {
+	s.Helper()
+	temp := s.path + ".next"
+	if err := os.WriteFile(temp, content, 0o600); err != nil {
+		s.Fatal(err)
+	}
+	if err := os.Rename(temp, s.path); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// rotate makes a new role, publishes it, and returns the name of the one before.
+func (s *service) rotate() (old string) {
+	s.Helper()
+	old = s.role
+	s.publish(s.newRole())
+	return old
+}
+
+func (s *service) sessions(role string) int {
+	s.Helper()
+	n, err := s.server.Sessions(context.Background(), role)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return n
+}
+
+// revoke drops a role as Vault does, and complains about sessions that it still
+// has then.
+func (s *service) revoke(role string) {
+	s.Helper()
+	if n := s.sessions(role); n > 0 {
+		s.Errorf("%d sessions of %s are open when it is revoked; %+v", n, role, s.c.Stats())
+	}
+	if err := s.server.RevokeRole(context.Background(), role); err != nil {
+		s.Error(err)
+	}
+}
+
+// eventually waits until f is true, for at most limit, and returns how long that
+// took.
+func (s *service) eventually(limit time.Duration, what string, f func() bool) time.Duration {
+	s.Helper()
+	start := time.Now()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		if time.Since(start) > limit {
+			s.Fatalf("not within %v: %s; healthy: %v; %+v\n%s", limit, what, s.c.Healthy(), s.c.Stats(), s.log)
+		}
+		<-tick.C
+	}
+	return time.Since(start)
+}
+
+// logbook keeps what is logged.
+type logbook struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *logbook) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logbook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logbook) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// load is an application under way: autocommit statements and transactions of
+// three, with a note of every write that was acknowledged.
+type load struct {
+	s     *service
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+	think time.Duration
+
+	mu      sync.Mutex
+	acked   []string
+	unknown map[string]bool // failed: may or may not be there
+	errs    []error
+	queries int
+}
+
+// startLoad runs workers until stopped; each query may take patience.
+func (s *service) startLoad(workers int, think, patience time.Duration) *load {
+	ctx, stop := context.WithCancel(context.Background())
+	l := &load{s: s, stop: stop, think: think, unknown: map[string]bool{}}
+	s.Cleanup(func() { stop(); l.done.Wait() })
+	for w := range workers {
+		l.done.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				id := rand.Text()
+				qctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+				var err error
+				if (n+w)%3 == 0 {
+					err = transfer(qctx, s.db, id, n)
+				} else {
+					_, err = s.db.ExecContext(qctx, "insert into entry values ($1)", id)
+				}
+				cancel()
+				l.note(id, err)
+				if l.think > 0 {
+					select {
+					case <-time.After(l.think):
+					case <-ctx.Done():
+					}
+				}
+			}
+		})
+	}
+	return l
+}
+
+func transfer(ctx context.Context, db *sql.DB, id string, n int) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(ctx, "update account set balance = balance + 1 where id = $1", n%100+1); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "select count(*) from account"); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "insert into entry values ($1)", id); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (l *load) note(id string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queries++
+	if err == nil {
+		l.acked = append(l.acked, id)
+		return
+	}
+	l.unknown[id] = true
+	l.errs = append(l.errs, err)
+}
+
+// failed returns how many operations have failed.
+func (l *load) failed() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.errs)
+}
+
+// count returns how many operations have been done.
+func (l *load) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.queries
+}
+
+// finish stops the load and checks the books: every acknowledged write is there
+// exactly once, and nothing that nobody wrote.
+func (l *load) finish() {
+	l.s.Helper()
+	l.stop()
+	l.done.Wait()
+	rows, err := l.s.server.Admin().QueryContext(context.Background(), "select id, count(*) from entry group by id")
+	if err != nil {
+		l.s.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	there := map[string]int{}
+	for rows.Next() {
+		var id string
+		var n int
+		if err := rows.Scan(&id, &n); err != nil {
+			l.s.Fatal(err)
+		}
+		there[id] = n
+	}
+	if err := rows.Err(); err != nil {
+		l.s.Fatal(err)
+	}
+	for _, id := range l.acked {
+		if there[id] != 1 {
+			l.s.Errorf("an acknowledged write is there %d times", there[id])
+		}
+		delete(there, id)
+	}
+	for id, n := range there {
+		if n != 1 || !l.unknown[id] {
+			l.s.Errorf("a write that was not acknowledged is there %d times", n)
+		}
+	}
+}
+
+// mustNotFail stops the load and checks that nothing failed.
+func (l *load) mustNotFail() {
+	l.s.Helper()
+	l.finish()
+	if len(l.errs) > 0 {
+		l.s.Errorf("%d of %d operations failed; first: %v\n%+v\n%s", len(l.errs), l.queries, l.errs[0], l.s.c.Stats(), l.s.log)
+	}
+	if l.queries == 0 {
+		l.s.Error("the load did nothing")
+	}
+}
+
+// Twenty connections, twenty workers, a rotation every two seconds with an overlap
+// of four, for a minute.
+func TestAMinuteOfRotationsFailsNoQuery(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
+		cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
+	})
+	l := s.startLoad(20, time.Millisecond, 30*time.Second)
+	duration := time.Minute
+	if testing.Short() {
+		duration = 10 * time.Second
+	}
+	var revocations sync.WaitGroup
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	rotations := 0
+	for start := time.Now(); time.Since(start) < duration; rotations++ {
+		<-tick.C
+		old := s.rotate()
+		revocations.Go(func() {
+			time.Sleep(4 * time.Second) // the overlap
+			s.revoke(old)
+		})
+	}
+	revocations.Wait()
+	l.mustNotFail()
+	if n, err := s.server.OrphanSessions(t.Context()); n > 0 || err != nil {
+		t.Errorf("%d sessions of dropped roles (%v)", n, err)
+	}
+	if got := s.c.Stats(); got.Overran > 0 || int(got.Rotations) != rotations {
+		t.Errorf("%d rotations; %+v", rotations, got)
+	}
+	t.Logf("%d rotations, %d operations; %+v", rotations, l.queries, s.c.Stats())
+}
+
+// Scenario 2: the revocation also ends the sessions, which would make database/sql
+// run a statement twice. There is none left to end.
+func TestRevocationThatTerminatesSessionsFindsNone(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
+		cfg.Window = Window{Overlap: 6 * time.Second, Lag: time.Second, Checkout: time.Second}
+	})
+	l := s.startLoad(50, 0, 30*time.Second)
+	s.eventually(10*time.Second, "a full pool", func() bool { return s.db.Stats().OpenConnections == 20 })
+	old := s.rotate()
+	s.eventually(5*time.Second, "old sessions gone a second before the end", func() bool { return s.sessions(old) == 0 })
+	if n, err := s.server.Terminate(t.Context(), old); n != 0 || err != nil {
+		t.Errorf("terminated %d sessions (%v)", n, err)
+	}
+	s.revoke(old)
+	s.eventually(5*time.Second, "more load", func() bool { return l.count() > 1000 })
+	l.mustNotFail()
+}
+
+// Scenario 9: the agent's token dies after a rotation, and its leases with it.
+func TestAnOldRoleThatDiesEarlyIsLeftAtOnce(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
+		cfg.Window = Window{Overlap: 10 * time.Minute, Lag: time.Second, Checkout: 5 * time.Second}
+		cfg.Drain = time.Minute
+	})
+	l := s.startLoad(20, 2*time.Millisecond, 10*time.Second)
+	s.eventually(10*time.Second, "a full pool", func() bool { return s.db.Stats().OpenConnections >= 10 })
+	old := s.rotate()
+	s.eventually(5*time.Second, "the new role in use", func() bool { return s.sessions(s.role) > 0 })
+	if s.sessions(old) == 0 {
+		t.Fatal("nothing is left to revoke")
+	}
+	if err := s.server.RevokeRole(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	took := s.eventually(10*time.Second, "no session of the dead role", func() bool { return s.sessions(old) == 0 })
+	n := l.failed()
+	s.eventually(10*time.Second, "more load", func() bool { return l.count() > 3000 })
+	if l.failed() != n {
+		t.Errorf("%d operations failed after the last old connection had gone", l.failed()-n)
+	}
+	l.finish()
+	t.Logf("no session of the dead role after %v, %d of %d operations failed", took, l.failed(), l.count())
+}
+
+// Scenario 10: the current role dies, and its successor comes five seconds later.
+func TestServiceIsWholeWithinASecondOfTheNextFile(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{}), nil)
+	l := s.startLoad(20, 5*time.Millisecond, 20*time.Second)
+	s.eventually(10*time.Second, "load", func() bool { return l.count() > 200 })
+	if err := s.server.RevokeRole(t.Context(), s.role); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Second) // the agent is renewing its token
+	old := s.rotate()
+	took := s.eventually(10*time.Second, "no session of the dead role", func() bool { return s.sessions(old) == 0 })
+	if took > time.Second {
+		t.Errorf("whole again %v after the file", took)
+	}
+	before := l.failed()
+	n := l.count()
+	s.eventually(10*time.Second, "load", func() bool { return l.count() > n+200 })
+	if l.failed() > before {
+		t.Errorf("%d operations failed afterwards", l.failed()-before)
+	}
+	l.finish()
+	t.Logf("whole again %v after the file", took)
+}
+
+// Scenario 7: users A, B, A with new passwords; the user that returns is a new
+// version.
+func TestAlternatingUsersRotate(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{}), nil)
+	a, b := roleLogin{s.role, ""}, s.newRole()
+	l := s.startLoad(20, time.Millisecond, 20*time.Second)
+	for i := range 4 {
+		next := &b
+		if i%2 == 1 {
+			next = &a
+		}
+		next.password = rand.Text()
+		if err := s.server.AlterPassword(t.Context(), next.name, next.password); err != nil {
+			t.Fatal(err)
+		}
+		old := s.role
+		s.publish(*next)
+		s.eventually(15*time.Second, "the other user's sessions gone", func() bool { return s.sessions(old) == 0 })
+	}
+	l.mustNotFail()
+	if n := s.c.Stats().Versions[0].Number; n != 5 {
+		t.Errorf("version %d after four rotations", n)
+	}
+}
+
+// Scenario 15.
+func TestServerRestartIsNotARotation(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{Control: true}), nil)
+	l := s.startLoad(20, 5*time.Millisecond, 20*time.Second)
+	s.eventually(10*time.Second, "load", func() bool { return l.count() > 200 })
+	old := s.rotate()
+	if err := s.server.Restart(t.Context(), pgtest.Fast); err != nil {
+		t.Fatal(err)
+	}
+	n, failed := l.count(), 0
+	s.eventually(20*time.Second, "load", func() bool { return l.count() > n+200 })
+	s.eventually(15*time.Second, "the rotation completes", func() bool { return s.sessions(old) == 0 && s.sessions(s.role) > 0 })
+	n, failed = l.count(), l.failed()
+	s.eventually(20*time.Second, "load", func() bool { return l.count() > n+200 })
+	if l.failed() > failed {
+		t.Errorf("%d operations failed long after the restart", l.failed()-failed)
+	}
+	l.finish()
+	if got := s.c.Stats(); got.Rotations != 1 || got.Refused != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Scenario 13: a session that has become another role doesn't notice that its own
+// was dropped. The window's end is the only thing that ends it.
+func TestSessionWithSetRoleIsClosedAtTheEnd(t *testing.T) {
+	server := pgtest.New(t, pgtest.Options{})
+	s := newService(t, server, func(cfg *Config) {
+		cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
+	})
+	s.exec("create role owner nologin")
+	defer s.exec("drop role owner")
+	s.exec("grant owner to " + s.role)
+	conn, err := s.db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.ExecContext(t.Context(), "set role owner"); err != nil {
+		t.Fatal(err)
+	}
+	old := s.rotate()
+	if err := server.RevokeRole(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.ExecContext(t.Context(), "select 1"); err != nil {
+		t.Errorf("the session has noticed: %v", err)
+	}
+	took := s.eventually(10*time.Second, "the session is closed", func() bool { return s.sessions(old) == 0 })
+	if took > 4*time.Second {
+		t.Errorf("closed %v after the rotation, past the overlap", took)
+	}
+	if _, err := conn.ExecContext(t.Context(), "select 1"); err == nil {
+		t.Error("the connection still works")
+	}
+	if got := s.c.Stats().Overran; got != 1 {
+		t.Errorf("%d connections overran, want 1", got)
+	}
+}
+
+// Scenarios 18 and 20: what is in use is left alone until it comes back.
+func TestBusyConnectionsGoWhenTheyComeBack(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
+		cfg.Window = Window{Overlap: time.Minute, Lag: time.Second, Checkout: 20 * time.Second}
+		cfg.Drain = 500 * time.Millisecond
+	})
+	tx, err := s.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), "insert into entry values ('long')"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := s.db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := s.db.QueryContext(t.Context(), "select generate_series(1, 100000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := s.rotate()
+	s.eventually(10*time.Second, "three connections told to go", func() bool {
+		return s.c.Stats().Versions[0].Proven && s.c.linePassed() == 3
+	})
+	if n := s.sessions(old); n != 3 {
+		t.Errorf("%d sessions, want 3 in use", n)
+	}
+	n := 0
+	for rows.Next() {
+		n++
+	}
+	if err := rows.Err(); err != nil || n != 100000 {
+		t.Errorf("read %d rows: %v", n, err)
+	}
+	_ = rows.Close()
+	if _, err := conn.ExecContext(t.Context(), "select 1"); err != nil {
+		t.Error(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := tx.Commit(); err != nil {
+		t.Error(err)
+	}
+	s.eventually(time.Second, "all gone on return", func() bool { return s.sessions(old) == 0 })
+}
+
+// linePassed returns how many connections have been told to go.
+func (c *Connector) linePassed() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, s := range c.pool {
+		if s.due != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// Scenario 21.
+func TestPreparedStatementsSurviveRotations(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.Drain = 200 * time.Millisecond })
+	stmt, err := s.db.PrepareContext(t.Context(), "select balance from account where id = $1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stmt.Close() }()
+	var failed []error
+	var mu sync.Mutex
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			for n := 1; ctx.Err() == nil; n++ {
+				var balance int
+				if err := stmt.QueryRowContext(context.Background(), n%100+1).Scan(&balance); err != nil {
+					mu.Lock()
+					failed = append(failed, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for range 5 {
+		old := s.rotate()
+		s.eventually(10*time.Second, "the old role's sessions gone", func() bool { return s.sessions(old) == 0 })
+	}
+	stop()
+	wg.Wait()
+	if len(failed) > 0 {
+		t.Errorf("%d executions failed; first: %v", len(failed), failed[0])
+	}
+}
+
+// Scenarios 1 and 22: a saturated pool, and the retirements of its connections
+// spread out.
+func TestRetirementsOfASaturatedPoolAreSpreadOut(t *testing.T) {
+	var mu sync.Mutex
+	var retired []time.Time
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
+		cfg.Drain = 4 * time.Second
+		cfg.Trace = &Trace{Closed: func(_ VersionStats, reason string, _ time.Duration) {
+			if reason == string(reasonSuperseded) {
+				mu.Lock()
+				defer mu.Unlock()
+				retired = append(retired, time.Now())
+			}
+		}}
+	})
+	l := s.startLoad(50, 0, 30*time.Second)
+	s.eventually(10*time.Second, "a full pool", func() bool { return s.db.Stats().OpenConnections == 20 })
+	peak := s.watchPeak()
+	old := s.rotate()
+	s.eventually(15*time.Second, "old sessions gone", func() bool { return s.sessions(old) == 0 })
+	if n := peak(); n > 21 {
+		t.Errorf("%d sessions at the server, more than the pool's 20 and a standby", n)
+	}
+	s.revoke(old)
+	l.mustNotFail()
+	mu.Lock()
+	defer mu.Unlock()
+	if len(retired) != 20 {
+		t.Fatalf("%d connections retired, want 20", len(retired))
+	}
+	crowd := 0
+	for i, at := range retired {
+		n := 0
+		for _, other := range retired[i:] {
+			if other.Sub(at) < 100*time.Millisecond {
+				n++
+			}
+		}
+		crowd = max(crowd, n)
+	}
+	if crowd > 10 {
+		t.Errorf("%d of 20 connections retired within 100 ms of a drain of 4 s", crowd)
+	}
+	t.Logf("20 connections retired over %v, at most %d within 100 ms", retired[19].Sub(retired[0]), crowd)
+}
+
+// watchPeak samples the number of sessions until the function that it returns is
+// called, which returns the most that were seen.
+func (s *service) watchPeak() (peak func() int) {
+	ctx, stop := context.WithCancel(context.Background())
+	most := 0
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			var n int
+			err := s.server.Admin().QueryRowContext(ctx, "select count(*) from pg_stat_activity where usename like 'r%' and datname = current_database()").Scan(&n)
+			if err == nil {
+				most = max(most, n)
+			}
+		}
+	})
+	s.Cleanup(stop)
+	return func() int {
+		stop()
+		wg.Wait()
+		return most
+	}
+}
+
+// Scenario 8: each version keeps its own end.
+func TestThreeRotationsWithinOneOverlap(t *testing.T) {
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
+		cfg.Window = Window{Overlap: 8 * time.Second, Lag: time.Second, Checkout: time.Second}
+		cfg.Drain = 5 * time.Second
+	})
+	l := s.startLoad(20, 2*time.Millisecond, 30*time.Second)
+	s.eventually(10*time.Second, "load", func() bool { return l.count() > 500 })
+	type end struct {
+		role string
+		at   time.Time
+	}
+	var ends []end
+	for range 3 {
+		ends = append(ends, end{s.rotate(), time.Now().Add(8 * time.Second)})
+		n := l.count()
+		s.eventually(10*time.Second, "load", func() bool { return l.count() > n+500 })
+	}
+	for _, e := range ends {
+		time.Sleep(time.Until(e.at)) // its overlap
+		s.revoke(e.role)
+	}
+	l.mustNotFail()
+	if !strings.Contains(s.log.String(), "rotations outrun the overlap window") {
+		t.Error("no warning that rotations outrun the window")
+	}
+}
+
+// Scenario 17: the login stalls between the dial and the flip of the credential.
+func TestLoginThatStraddlesARotationCountsAsOld(t *testing.T) {
+	server := pgtest.New(t, pgtest.Options{})
+	hold := make(chan struct{})
+	dialled := make(chan struct{}, 1)
+	var once sync.Once
+	s := newService(t, server, func(cfg *Config) {
+		cfg.Drain = 100 * time.Millisecond
+		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			first := false
+			once.Do(func() { first = true })
+			if first {
+				conn = &heldConn{Conn: conn, hold: hold}
+				dialled <- struct{}{}
+			}
+			return conn, nil
+		}
+	})
+	got := make(chan *sql.Conn)
+	go func() {
+		conn, err := s.db.Conn(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+		got <- conn
+	}()
+	<-dialled
+	old := s.rotate()
+	s.eventually(5*time.Second, "the rotation is seen", func() bool { return s.c.Stats().Rotations == 1 })
+	close(hold)
+	conn := <-got
+	if conn == nil {
+		return
+	}
+	if n := s.sessions(old); n != 1 {
+		t.Fatalf("%d sessions of the old role, want the one that was logging in", n)
+	}
+	_ = conn.Close()
+	s.eventually(10*time.Second, "it is retired", func() bool { return s.sessions(old) == 0 })
+	if got := s.c.Stats().Superseded; got != 1 {
+		t.Errorf("%d connections retired as superseded, want 1", got)
+	}
+}
+
+// heldConn delivers nothing until it is let go.
+type heldConn struct {
+	net.Conn
+	hold chan struct{}
+}
+
+func (c *heldConn) Read(p []byte) (int, error) {
+	<-c.hold
+	return c.Conn.Read(p)
+}
+
+// Scenario 19: a transaction over the hard end is cut, once, or left alone.
+func TestTransactionOverTheHardEnd(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		t.Run(fmt.Sprintf("NoSever=%v", keep), func(t *testing.T) {
+			s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
+				cfg.Window = Window{Overlap: 3 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
+				cfg.NoSever = keep
+			})
+			tx, err := s.db.BeginTx(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.ExecContext(t.Context(), "insert into entry values ('over the end')"); err != nil {
+				t.Fatal(err)
+			}
+			old := s.rotate()
+			s.eventually(5*time.Second, "the end is noted", func() bool { return s.c.Stats().Overran == 1 })
+			err = tx.Commit()
+			if keep && err != nil {
+				t.Errorf("left alone, the transaction fails: %v", err)
+			}
+			if !keep && err == nil {
+				t.Error("the transaction was not cut")
+			}
+			s.eventually(5*time.Second, "its session ends", func() bool { return s.sessions(old) == 0 })
+			var n int
+			if err := s.server.Admin().QueryRowContext(t.Context(), "select count(*) from entry").Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			if want := map[bool]int{true: 1, false: 0}[keep]; n != want {
+				t.Errorf("the transaction's write is there %d times, want %d", n, want)
+			}
+			if text := s.log.String(); !strings.Contains(text, "outlives its credential") {
+				t.Errorf("the log does not say so: %s", text)
+			}
+		})
+	}
+}
+
+func TestBadInputIsRefusedAtConstructionWithoutItsSecrets(t *testing.T) {
+	const secret = "hunter2hunter2"
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	empty := filepath.Join(dir, "emptydir")
+	if err := os.Mkdir(empty, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	source := func(path string) func() error {
+		return func() error {
+			src, err := NewFileSource(path, FileOptions{})
+			if err == nil {
+				_ = src.Close()
+			}
+			return err
+		}
+	}
+	dsn := func(dsn string) func() error {
+		return func() error { _, err := Postgres(dsn); return err }
+	}
+	window := func(w Window) func() error {
+		return func() error {
+			_, err := New(Config{Source: Static(Credential{}), Opener: newFakeServer(), Window: w})
+			return err
+		}
+	}
+	for _, test := range []struct {
+		name  string
+		build func() error
+		says  []string
+	}{
+		{"missing file", source(filepath.Join(dir, "missing")), []string{"missing"}},
+		{"directory without keys", source(empty), []string{"emptydir"}},
+		{"empty file", source(file("empty", "")), []string{"empty"}},
+		{"binary file", source(file("binary", "\x00\x01\xff"+secret)), []string{"binary"}},
+		{"torn JSON", source(file("torn", `{"username":"app","password":"`+secret)), []string{"torn"}},
+		{"window with nothing left", window(Window{Overlap: time.Minute}), []string{"1m0s", "1m30s", "30s", "-1m0s"}},
+		{"window without overlap", window(Window{}), []string{"Overlap", "InPlace"}},
+		{"DSN that is no DSN", dsn("host=db sslmode"), []string{"sslmode"}},
+		{"DSN that can't be parsed", dsn("postgres://app:" + secret + "@host:port/db"), []string{"DSN"}},
+		{"DSN with a password", dsn("host=db user=app password=" + secret), []string{"password", "Source"}},
+		{"URL with a password", dsn("postgres://app:" + secret + "@db/app"), []string{"password", "Source"}},
+		{"DSN with a broken password", dsn("host=db password='" + secret), []string{"DSN"}},
+		{"sslmode=allow", dsn("host=db sslmode=allow"), []string{"sslmode=allow", "require"}},
+		{"prefer-standby", dsn("host=db target_session_attrs=prefer-standby"), []string{"prefer-standby", "standby"}},
+		{"no source", func() error { _, err := New(Config{Opener: newFakeServer(), Window: InPlace()}); return err }, []string{"Source"}},
+		{"no opener", func() error {
+			_, err := New(Config{Source: Static(Credential{}), Window: InPlace()})
+			return err
+		}, []string{"Opener"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.build()
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.HasPrefix(err.Error(), "sqlrotate: ") {
+				t.Errorf("%q lacks the prefix", err)
+			}
+			for _, word := range test.says {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("%q does not say %q", err, word)
+				}
+			}
+			for _, text := range []string{err.Error(), fmt.Sprintf("%+v", err), fmt.Sprintf("%#v", err)} {
+				if strings.Contains(text, secret) {
+					t.Errorf("the error holds the secret: %s", text)
+				}
+			}
+		})
+	}
+}
+
+// A query through the connector costs what it costs with lib/pq alone.
+func BenchmarkQuery(b *testing.B) {
+	s := newService(b, pgtest.New(b, pgtest.Options{}), nil)
+	plain := s.plain()
+	query := func(db *sql.DB) func(*testing.B) {
+		return func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := db.ExecContext(b.Context(), "select 1"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+	for range 3 { // in turn: machines are noisy
+		b.Run("pq", query(plain))
+		b.Run("sqlrotate", query(s.db))
+	}
+}
+
+// What Connect adds to lib/pq's own, the read of the file included: the two in
+// turn, and the difference of their medians.
+func BenchmarkConnect(b *testing.B) {
+	s := newService(b, pgtest.New(b, pgtest.Options{}), nil)
+	plain := s.plain()
+	connect := func(db *sql.DB) time.Duration {
+		start := time.Now()
+		c, err := db.Conn(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		d := time.Since(start)
+		_ = c.Close()
+		return d
+	}
+	plain.SetMaxIdleConns(-1)
+	s.db.SetMaxIdleConns(-1)
+	var with, without []time.Duration
+	for b.Loop() {
+		without = append(without, connect(plain))
+		with = append(with, connect(s.db))
+	}
+	median := func(ds []time.Duration) float64 {
+		slices.Sort(ds)
+		return float64(ds[len(ds)/2]) / 1e3
+	}
+	b.ReportMetric(median(without), "pq-µs")
+	b.ReportMetric(median(with), "sqlrotate-µs")
+	b.ReportMetric(median(with)-median(without), "added-µs")
+}
+
+// plain returns a pool over lib/pq alone with the same login.
+func (s *service) plain() *sql.DB {
+	s.Helper()
+	cred, err := s.source.Credential(context.Background())
+	if err != nil {
+		s.Fatal(err)
+	}
+	db, err := sql.Open("postgres", fmt.Sprintf("%s user=%s password=%s", s.server.DSN(), cred.Username, cred.Password.Reveal()))
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { _ = db.Close() })
+	db.SetMaxIdleConns(20)
+	return db
+}

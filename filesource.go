@@ -1,0 +1,828 @@
+// FileSource: the latest credential in a file or a directory of key files,
+// whoever writes it and however.
+
+package sqlrotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Defaults of [FileOptions].
+const (
+	DefaultPoll        = 5 * time.Second
+	DefaultSettle      = 500 * time.Millisecond
+	DefaultReadTimeout = 2 * time.Second
+)
+
+const (
+	// young is the age below which a file that has replaced another is looked at
+	// twice: it could have been created under its name and not be complete.
+	young = 30 * time.Millisecond
+	// breath is the least time between two reads that events cause.
+	breath = 20 * time.Millisecond
+	// closeWait bounds Close when a read hangs.
+	closeWait = time.Second
+)
+
+// FileOptions says how [NewFileSource] reads. The zero value is good for what the
+// usual agents write.
+type FileOptions struct {
+	// Username is the user name where what is read holds none, such as a bare
+	// password. Empty: it must hold one.
+	Username string
+
+	// Format is the format of the file. Empty: it is recognised.
+	Format Format
+
+	// UsernameKey and PasswordKey are the names under which the two are found in
+	// a file or directory of named values. Empty: the usual names.
+	UsernameKey, PasswordKey string
+
+	// Decode, if set, decodes the content of the file in place of the formats. It
+	// must not keep or change the slice, and its errors must not quote it. It is
+	// not used for a directory.
+	Decode func([]byte) (Credential, error)
+
+	// Poll is how often the path is read without any event. All that is promised
+	// holds by polling alone, so it can't be switched off. Zero means
+	// [DefaultPoll]; a poll costs some tens of microseconds.
+	Poll time.Duration
+
+	// Settle is how long content that was written in place must be left alone
+	// before it is believed: longer than any pause within one rewrite. Until
+	// then the last good credential is served. What was put in place as a whole,
+	// by a rename or a change of a symlink, does not wait for it. Zero means
+	// [DefaultSettle]; negative means that everything is believed at first sight.
+	Settle time.Duration
+
+	// WaitFor is how long NewFileSource waits for a usable credential if there is
+	// none at once. Zero or negative: it fails at once.
+	WaitFor time.Duration
+
+	// ReadTimeout bounds one read, for file systems that hang. Past it the last
+	// good credential is served, and no other read is begun until that one has
+	// returned. Zero or negative means [DefaultReadTimeout].
+	ReadTimeout time.Duration
+
+	// MaxAge is the longest time that may pass without any change on disk, of
+	// content or modification time, before Healthy takes the producer for dead.
+	// (A Kubernetes subPath mount, for one, never changes.) Zero or negative: any.
+	MaxAge time.Duration
+
+	// Watcher is an inotify instance shared with other sources; it stays the
+	// caller's to close. Nil: the source has its own.
+	Watcher *Watcher
+
+	// PollOnly leaves the file system's events alone.
+	PollOnly bool
+
+	// Logger gets one line for each new version and each change of state. Nil
+	// means [slog.Default].
+	Logger *slog.Logger
+}
+
+func (o FileOptions) poll() time.Duration   { return orDefault(o.Poll, DefaultPoll) }
+func (o FileOptions) settle() time.Duration { return orDefault(o.Settle, DefaultSettle) }
+func (o FileOptions) readTimeout() time.Duration {
+	return orDefault(max(o.ReadTimeout, 0), DefaultReadTimeout)
+}
+
+func (o FileOptions) logger() *slog.Logger {
+	if o.Logger != nil {
+		return o.Logger
+	}
+	return slog.Default()
+}
+
+func (o FileOptions) decoding() decodeOptions {
+	return decodeOptions{
+		format: o.Format, username: o.Username,
+		usernameKey: o.UsernameKey, passwordKey: o.PasswordKey, decode: o.Decode,
+	}
+}
+
+// FileSource is a [Source] that reads a file, or a directory of key files such as
+// a mounted Kubernetes Secret. It is also a [Notifier] and a [Refresher].
+//
+// Each call of Credential reads the path, so nothing depends on an event. Content
+// decides whether something has changed, never the modification time. Of a
+// directory, all keys are of one version. A file that was put in place of another
+// (renamed over it, or behind a symlink that was changed) is believed at once, or,
+// if it is younger than 30 ms, when it is that old; a directory whose ..data link
+// was changed is believed at once; whatever else was written, in place or where
+// there was nothing, when it has been left alone for [FileOptions].Settle.
+//
+// When the path can't be read, or holds no credential, the last good credential
+// stays: the failure is in Status, in Healthy and in the log. Only regular files
+// of at most 1 MiB are read.
+//
+// A FileSource is safe for concurrent use. It holds one goroutine and, unless it
+// shares a [Watcher], one inotify instance until it is closed.
+type FileSource struct {
+	path string
+	opt  FileOptions
+	log  *slog.Logger
+
+	// The seams of the tests: the system calls.
+	read      func() (snapshot, error)
+	subscribe func() (watching, error)
+
+	wake chan struct{} // look again: an event, or something that has to settle
+	stop chan struct{}
+	done chan struct{} // closed when the loop has ended and let go of everything
+
+	// Used by the one flight that runs, and by the loop after the last.
+	events watching
+	mint   func(Credential) string // a fingerprint
+
+	// mu guards what follows. Nothing is read, decoded or logged under it.
+	mu      sync.Mutex
+	closed  bool
+	running *flight
+	next    *flight // starts when running has landed
+
+	good        *Credential // the last good one; nil until there is one
+	goodSum     digest
+	goodModTime time.Time // when good was loaded
+	serial      int
+	loaded      time.Time     // when good became the loaded version
+	rewritten   time.Time     // since when good's login has been on disk with another mtime
+	changed     chan struct{} // closed and replaced with each change of good
+
+	seen      identity   // what was found at the last look
+	gone      bool       // nothing was found at the last look
+	modTime   time.Time  // of what was found last
+	moved     time.Time  // when content or mtime was last seen to change
+	candidate *candidate // content that is not good's, and not believed
+
+	checked   time.Time // the last look that ended well
+	failures  int
+	failing   time.Time // since when
+	err       error     // the last failure; nil after a good look
+	eventsErr error     // why there are no events; nil if there are
+}
+
+// watching is what a source needs of the file system's events.
+type watching interface {
+	watch(dirs map[string]fs.FileInfo) (changed bool, err error)
+	close()
+}
+
+// flight is one look at the path. Callers share one that starts after they came.
+type flight struct {
+	arm     bool // set the watches first
+	started time.Time
+	overdue bool // has been counted as a failure
+	done    chan struct{}
+}
+
+// candidate is content that waits to be believed, or has been refused.
+type candidate struct {
+	id      identity
+	sum     digest
+	since   time.Time
+	wait    time.Duration // for which it must not change, counted from since
+	refused error         // it was decoded, and is no credential
+}
+
+var (
+	errPollOnly = errors.New("switched off by FileOptions.PollOnly")
+	errHangs    = errors.New("reading it takes longer than FileOptions.ReadTimeout")
+)
+
+// NewFileSource reads the credential at path, a file or a directory of key files,
+// and then watches it. It fails if there is no usable credential and none comes
+// within [FileOptions].WaitFor.
+func NewFileSource(path string, opt FileOptions) (*FileSource, error) {
+	s, err := newFileSource(path, opt)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func newFileSource(path string, opt FileOptions) (*FileSource, error) {
+	if path == "" {
+		return nil, errors.New("sqlrotate: file: the path is empty")
+	}
+	if opt.Poll < 0 {
+		return nil, fmt.Errorf("sqlrotate: file %q: FileOptions.Poll is %v: polling can't be switched off", path, opt.Poll)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("sqlrotate: file %q: %w", path, err)
+	}
+	s := &FileSource{
+		path: abs, opt: opt, log: opt.logger(),
+		wake:    make(chan struct{}, 1),
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+		changed: make(chan struct{}),
+	}
+	s.read = newReader(abs).read
+	s.subscribe = func() (watching, error) { return subscribe(opt.Watcher, s.wake) }
+	fingerprints := newKeyedHash()
+	s.mint = func(cred Credential) string { return fingerprint(fingerprints, cred) }
+	return s, nil
+}
+
+// start finds the first credential and leaves the loop running, or nothing.
+func (s *FileSource) start() error {
+	began := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		_ = s.look(context.Background(), true)
+		s.mu.Lock()
+		found := s.good != nil
+		err, pending := s.err, s.candidate != nil
+		// A file that is being written gets the time to become whole.
+		patience := max(s.opt.WaitFor, 0)
+		if pending && time.Since(s.modTime) < s.opt.settle() {
+			patience += s.opt.settle()
+		}
+		s.mu.Unlock()
+		if found {
+			go s.loop()
+			return nil
+		}
+		if err == nil && pending {
+			patience += s.opt.settle()
+			err = errors.New("it is being written all the time")
+		}
+		left := patience - time.Since(began)
+		if left <= 0 {
+			go s.release()
+			_ = s.Close()
+			return s.wrap(err)
+		}
+		timer.Reset(min(left, young))
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		}
+	}
+}
+
+// Credential reads the path and returns the newest credential that is to be
+// believed. When there is none, for whatever reason, it returns the last good
+// one. It fails when ctx is done or the source is closed.
+func (s *FileSource) Credential(ctx context.Context) (Credential, error) {
+	if err := s.look(ctx, false); err != nil {
+		return Credential{}, err
+	}
+	return s.last(), nil
+}
+
+// Refresh returns a credential other than rejected if there is one. It waits for
+// content that is about to be believed.
+func (s *FileSource) Refresh(ctx context.Context, rejected Credential) (Credential, error) {
+	if cred := s.last(); !cred.SameLogin(rejected) {
+		return cred, nil
+	}
+	timer := time.NewTimer(s.opt.settle() + 2*young)
+	defer timer.Stop()
+	for {
+		changed := s.Changed()
+		cred, err := s.Credential(ctx)
+		if err != nil || !cred.SameLogin(rejected) || !s.undecided() {
+			return cred, err
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return s.Credential(ctx)
+		case <-ctx.Done():
+			return Credential{}, s.wrap(ctx.Err())
+		case <-s.stop:
+			return Credential{}, s.wrap(os.ErrClosed)
+		}
+	}
+}
+
+// Changed returns a channel that is closed at the next change of the credential,
+// as [Notifier] says.
+func (s *FileSource) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
+// String names the source in messages.
+func (s *FileSource) String() string { return fmt.Sprintf("file %q", s.path) }
+
+// Close ends the watching and waits for it, for at most a second if a read hangs.
+// It can be called more than once. A shared Watcher stays open.
+func (s *FileSource) Close() error {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.stop)
+	}
+	s.mu.Unlock()
+	timer := time.NewTimer(closeWait)
+	defer timer.Stop()
+	select {
+	case <-s.done:
+	case <-timer.C:
+	}
+	return nil
+}
+
+// last returns the last good credential; there is one once start has returned.
+func (s *FileSource) last() Credential {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.good == nil {
+		return Credential{}
+	}
+	return *s.good
+}
+
+// undecided reports whether there is content that time alone can make believable.
+func (s *FileSource) undecided() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.candidate != nil && s.candidate.refused == nil
+}
+
+func (s *FileSource) wrap(err error) error { return fmt.Errorf("sqlrotate: %v: %w", s, err) }
+
+// loop looks at the path at each poll, after each event, and when content that
+// was seen has had its time to settle.
+func (s *FileSource) loop() {
+	defer s.release()
+	last := time.Now()
+	timer := time.NewTimer(s.pause(last))
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.wake:
+			// The first event is followed at once, a burst with a few reads.
+			if wait := breath - time.Since(last); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
+		case <-timer.C:
+		}
+		_ = s.look(context.Background(), true)
+		last = time.Now()
+		timer.Reset(s.pause(last))
+	}
+}
+
+// pause returns how long after a look at now the next one is due.
+func (s *FileSource) pause(now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pause := s.opt.poll()
+	hangs := s.running != nil && s.running.overdue
+	if c := s.candidate; c != nil && c.refused == nil && !hangs {
+		pause = min(pause, max(c.since.Add(c.wait).Sub(now), breath))
+	}
+	return pause
+}
+
+// release waits for the last flight and lets go of the watches.
+func (s *FileSource) release() {
+	defer close(s.done)
+	for {
+		s.mu.Lock()
+		f := s.running
+		s.mu.Unlock()
+		if f == nil {
+			break
+		}
+		<-f.done
+	}
+	if s.events != nil {
+		s.events.close()
+	}
+}
+
+// look waits for a flight that started after the call, but not for ever: when it
+// returns nil, s.last is as new as can be had.
+func (s *FileSource) look(ctx context.Context, arm bool) error {
+	if err := ctx.Err(); err != nil {
+		return s.wrap(err)
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return s.wrap(os.ErrClosed)
+	}
+	f := s.boardLocked(arm)
+	s.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	timer := time.NewTimer(s.opt.readTimeout())
+	defer timer.Stop()
+	select {
+	case <-f.done:
+	case <-timer.C:
+		s.overdue()
+	case <-ctx.Done():
+		return s.wrap(ctx.Err())
+	}
+	return nil
+}
+
+// boardLocked returns a flight that starts after now: nil if there can't be one
+// because a read hangs.
+func (s *FileSource) boardLocked(arm bool) *flight {
+	switch {
+	case s.running == nil:
+		s.running = &flight{arm: arm, started: time.Now(), done: make(chan struct{})}
+		go s.fly(s.running)
+		return s.running
+	case time.Since(s.running.started) >= s.opt.readTimeout():
+		return nil
+	case s.next == nil:
+		s.next = &flight{arm: arm, done: make(chan struct{})}
+	}
+	s.next.arm = s.next.arm || arm
+	return s.next
+}
+
+// fly looks once, and again as long as somebody has come meanwhile.
+func (s *FileSource) fly(f *flight) {
+	for f != nil {
+		if f.arm {
+			s.arm()
+		}
+		s.observe(f)
+		s.mu.Lock()
+		done := f.done
+		f = s.next
+		s.running, s.next = f, nil
+		if f != nil {
+			f.started = time.Now()
+		}
+		s.mu.Unlock()
+		close(done)
+	}
+}
+
+// overdue counts a read that hangs as a failure, once.
+func (s *FileSource) overdue() {
+	s.mu.Lock()
+	f := s.running
+	hangs := f != nil && !f.overdue && time.Since(f.started) >= s.opt.readTimeout()
+	if hangs {
+		f.overdue = true
+	}
+	s.mu.Unlock()
+	if hangs {
+		s.fail(errHangs, nil)
+	}
+}
+
+// arm watches the directories that matter now. It runs before the read, so that
+// whatever changes afterwards is an event.
+func (s *FileSource) arm() {
+	err := s.rearm()
+	s.mu.Lock()
+	was := s.eventsErr
+	s.eventsErr = err
+	s.mu.Unlock()
+	switch {
+	case err != nil && was == nil && !s.opt.PollOnly:
+		s.log.Warn("sqlrotate: no file events, polling only", "file", s.path, "poll", s.opt.poll(), "err", err)
+	case err == nil && was != nil:
+		s.log.Info("sqlrotate: file events are back", "file", s.path)
+	}
+}
+
+func (s *FileSource) rearm() error {
+	if s.opt.PollOnly {
+		return errPollOnly
+	}
+	if s.events == nil {
+		events, err := s.subscribe()
+		if err != nil {
+			return err
+		}
+		s.events = events
+	}
+	// A link can change between being followed and being watched; then what it
+	// leads to has changed as well.
+	for range 4 {
+		changed, err := s.events.watch(watchDirs(s.path))
+		if err != nil || !changed {
+			return err
+		}
+	}
+	return nil
+}
+
+// observe reads the path and decides what to believe.
+func (s *FileSource) observe(f *flight) {
+	snap, err := s.read()
+	defer snap.wipe()
+	now := time.Now()
+	if err != nil {
+		s.mu.Lock()
+		s.candidate = nil
+		if errors.Is(err, fs.ErrNotExist) {
+			s.gone, s.seen = true, identity{}
+		}
+		s.mu.Unlock()
+		s.fail(err, nil)
+		return
+	}
+
+	s.mu.Lock()
+	verdict := s.judgeLocked(snap, now)
+	c := s.candidate
+	s.mu.Unlock()
+
+	switch {
+	case verdict == known:
+		s.succeed(now)
+	case verdict == settling:
+		if !f.arm {
+			poke(s.wake) // the loop comes back for it
+		}
+	case verdict == refused && !f.arm:
+		s.fail(c.refused, c)
+	default: // at a poll also what was refused: a decoder may have come round
+		cred, err := s.decode(snap)
+		if err != nil {
+			s.fail(err, c)
+			return
+		}
+		s.accept(cred, snap, now)
+		s.succeed(now)
+	}
+}
+
+type verdict int
+
+const (
+	known    verdict = iota // the content of the last good credential
+	settling                // other content, perhaps not all of it
+	refused                 // other content, decoded before and found bad
+	complete                // other content, to be decoded
+)
+
+// judgeLocked compares what was read with what is known.
+func (s *FileSource) judgeLocked(snap snapshot, now time.Time) verdict {
+	inPlace, gone := s.seen.same(snap.id), s.gone
+	if !snap.modTime.Equal(s.modTime) {
+		s.moved = now
+	}
+	s.seen, s.gone, s.modTime = snap.id, false, snap.modTime
+	if s.good != nil && snap.sum == s.goodSum {
+		s.candidate = nil
+		if s.rewritten.IsZero() && !snap.modTime.Equal(s.goodModTime) {
+			s.rewritten = now
+		}
+		return known
+	}
+
+	c := s.candidate
+	if c == nil || c.sum != snap.sum || !c.id.same(snap.id) {
+		c = &candidate{id: snap.id, sum: snap.sum, since: now}
+		c.wait = min(settleTime(snap, inPlace, gone, now, s.opt.settle()), s.opt.settle())
+		s.candidate, s.moved = c, now
+	}
+	switch {
+	case c.refused != nil:
+		return refused
+	case now.Sub(c.since) < c.wait:
+		return settling
+	default:
+		return complete
+	}
+}
+
+// settleTime returns for how long new content must not change before it is
+// believed. inPlace: the same file had other content at the last look; gone: there
+// was none.
+func settleTime(snap snapshot, inPlace, gone bool, now time.Time, settle time.Duration) time.Duration {
+	switch {
+	case inPlace:
+		return settle
+	case snap.id.version != "":
+		return 0 // it was complete before ..data named it
+	case gone:
+		return settle
+	case age(snap.modTime, now) >= young:
+		return 0
+	default:
+		return young
+	}
+}
+
+// age returns how long ago a file was modified, at the least: a file system that
+// counts whole seconds, or every other one, rounds down.
+func age(modTime, now time.Time) time.Duration {
+	age := now.Sub(modTime)
+	if modTime.Nanosecond() == 0 {
+		age -= 2 * time.Second
+	}
+	return age
+}
+
+// accept makes cred the last good credential.
+func (s *FileSource) accept(cred Credential, snap snapshot, now time.Time) {
+	mark := s.mint(cred)
+	s.mu.Lock()
+	s.goodSum, s.candidate = snap.sum, nil
+	again := s.good != nil && s.good.SameLogin(cred)
+	if again {
+		cred.Version = s.good.Version
+		if s.rewritten.IsZero() {
+			s.rewritten = now
+		}
+	} else {
+		s.serial++
+		cred.Version = fmt.Sprintf("%d-%s", s.serial, mark)
+		s.loaded, s.goodModTime, s.rewritten = now, snap.modTime, time.Time{}
+	}
+	if !again || !s.good.NotAfter.Equal(cred.NotAfter) {
+		close(s.changed)
+		s.changed = make(chan struct{})
+	}
+	s.good = &cred
+	s.mu.Unlock()
+	if !again {
+		s.log.Info("sqlrotate: credential loaded", "file", s.path, "username", cred.Username, "version", cred.Version)
+	}
+}
+
+// decode runs the decoder, which may be the application's.
+func (s *FileSource) decode(snap snapshot) (cred Credential, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value of the panic could quote the content.
+			err = fmt.Errorf("the decoder panicked (%T)", p)
+		}
+	}()
+	if snap.keys == nil {
+		return decodeFile(snap.data, s.opt.decoding())
+	}
+	cred, err = decodeDir(snap.keys, s.opt.decoding())
+	if err != nil && snap.skipped != nil {
+		err = fmt.Errorf("%w (%w)", err, snap.skipped)
+	}
+	return cred, err
+}
+
+// succeed ends a run of failures.
+func (s *FileSource) succeed(now time.Time) {
+	s.mu.Lock()
+	s.checked = now
+	healed, failures, since := s.err != nil, s.failures, s.failing
+	s.err, s.failures, s.failing = nil, 0, time.Time{}
+	s.mu.Unlock()
+	if healed {
+		s.log.Info("sqlrotate: file readable again", "file", s.path, "failures", failures, "after", now.Sub(since))
+	}
+}
+
+// fail counts a failure, and logs it if it is another than the last. If c is not
+// nil, it was refused for err.
+func (s *FileSource) fail(err error, c *candidate) {
+	now := time.Now()
+	s.mu.Lock()
+	if c != nil {
+		c.refused = err
+	}
+	same := s.err != nil && s.err.Error() == err.Error()
+	s.err = err
+	s.failures++
+	if s.failing.IsZero() {
+		s.failing = now
+	}
+	stays := s.good != nil
+	s.mu.Unlock()
+	if !same && stays {
+		s.log.Warn("sqlrotate: file not usable, the last good credential stays", "file", s.path, "err", err)
+	}
+}
+
+// FileStatus is what a [FileSource] knows of itself at one moment.
+type FileStatus struct {
+	Path     string
+	Username string // of the loaded credential
+	Version  string // of the loaded credential
+
+	// Loaded is when that version was loaded, Checked when the path was last read
+	// and found good: its age is the heartbeat.
+	Loaded, Checked time.Time
+
+	// ModTime is the modification time on disk; of a directory, the newest of it
+	// and its files.
+	ModTime time.Time
+
+	// Diverged is since when the disk has moved on, in content or modification
+	// time, and the loaded version has not; zero if it has not moved. Divergence
+	// says in what way.
+	Diverged   time.Time
+	Divergence Divergence
+
+	// Failures counts the failed reads since the last good one, Failing is when
+	// the first of them was, and Err is the last; 0, zero and nil if the path is
+	// fine. Err quotes nothing of what was read.
+	Failures int
+	Failing  time.Time
+	Err      error
+
+	// Events reports whether the file system's events arrive. If not, EventsErr
+	// says why; polling carries on.
+	Events    bool
+	EventsErr error
+
+	// Unmoved is for how long nothing has changed on disk, as seen by this source.
+	Unmoved time.Duration
+}
+
+// Divergence is how what is on disk differs from what is loaded.
+type Divergence string
+
+const (
+	// DivergedNot: it does not.
+	DivergedNot Divergence = ""
+	// DivergedRewritten: the same login was written again. This is harmless.
+	DivergedRewritten Divergence = "same login written again"
+	// DivergedSettling: there is new content, which must stay as it is for
+	// [FileOptions].Settle to be believed.
+	DivergedSettling Divergence = "being written"
+	// DivergedRefused: there is new content, which holds no credential.
+	DivergedRefused Divergence = "not accepted"
+)
+
+// Status returns the state of the source, computed at the call.
+func (s *FileSource) Status() FileStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.statusLocked(time.Now())
+}
+
+func (s *FileSource) statusLocked(now time.Time) FileStatus {
+	st := FileStatus{
+		Path: s.path, Version: s.good.Version, Username: s.good.Username,
+		Loaded: s.loaded, Checked: s.checked, ModTime: s.modTime,
+		Failures: s.failures, Failing: s.failing, Err: s.err,
+		Events: s.eventsErr == nil, EventsErr: s.eventsErr, Unmoved: now.Sub(s.moved),
+	}
+	switch c := s.candidate; {
+	case c != nil && c.refused != nil:
+		st.Diverged, st.Divergence = c.since, DivergedRefused
+	case c != nil:
+		st.Diverged, st.Divergence = c.since, DivergedSettling
+	case !s.rewritten.IsZero():
+		st.Diverged, st.Divergence = s.rewritten, DivergedRewritten
+	}
+	return st
+}
+
+// Healthy returns nil, or what is wrong with the file in words an operator can act
+// on. To have no events is not wrong: polling carries on.
+func (s *FileSource) Healthy() error {
+	s.mu.Lock()
+	now, closed := time.Now(), s.closed
+	st := s.statusLocked(now)
+	s.mu.Unlock()
+	if closed {
+		return s.wrap(os.ErrClosed)
+	}
+	return s.health(st, now)
+}
+
+// health judges a status.
+func (s *FileSource) health(st FileStatus, now time.Time) error {
+	ago := func(t time.Time) time.Duration { return now.Sub(t).Round(time.Millisecond) }
+	inUse := fmt.Sprintf("version %s (user %q), loaded %v ago, stays in use", st.Version, st.Username, ago(st.Loaded))
+	switch unchecked := ago(st.Checked); {
+	case st.Divergence == DivergedRefused:
+		return fmt.Errorf("sqlrotate: %v changed %v ago and is not accepted; %s: %w", s, ago(st.Diverged), inUse, st.Err)
+	case st.Err != nil:
+		return fmt.Errorf("sqlrotate: %v can't be read for %v (%d failures); %s: %w", s, ago(st.Failing), st.Failures, inUse, st.Err)
+	case unchecked > 3*s.opt.poll()+s.opt.settle()+s.opt.readTimeout():
+		why := "nothing has been read"
+		if st.Divergence == DivergedSettling {
+			why = "it is being written all the time"
+		}
+		return fmt.Errorf("sqlrotate: %v was last read whole %v ago, %s; %s", s, unchecked, why, inUse)
+	case s.opt.MaxAge > 0 && st.Unmoved > s.opt.MaxAge:
+		return fmt.Errorf("sqlrotate: %v has not changed for %v, longer than FileOptions.MaxAge (%v): does whoever writes it still run, and is it a mount that is updated (a subPath is not)?",
+			s, st.Unmoved.Round(time.Second), s.opt.MaxAge)
+	}
+	return nil
+}
