@@ -274,6 +274,13 @@ func (l *load) count() int {
 	return l.queries
 }
 
+// more waits until n more operations are done.
+func (l *load) more(n int) {
+	l.s.Helper()
+	before := l.count()
+	l.s.eventually(30*time.Second, "more load", func() bool { return l.count() > before+n })
+}
+
 // finish stops the load and checks the books: every acknowledged write is there
 // exactly once, and nothing that nobody wrote.
 func (l *load) finish() {
@@ -363,14 +370,14 @@ func TestRevocationThatTerminatesSessionsFindsNone(t *testing.T) {
 		cfg.Window = Window{Overlap: 6 * time.Second, Lag: time.Second, Checkout: time.Second}
 	})
 	l := s.startLoad(50, 0, 30*time.Second)
-	s.eventually(10*time.Second, "a full pool", func() bool { return s.db.Stats().OpenConnections == 20 })
+	s.eventually(10*time.Second, "a full pool", func() bool { return s.sessions(s.role) == 20 })
 	old := s.rotate()
 	s.eventually(5*time.Second, "old sessions gone a second before the end", func() bool { return s.sessions(old) == 0 })
 	if n, err := s.server.Terminate(t.Context(), old); n != 0 || err != nil {
 		t.Errorf("terminated %d sessions (%v)", n, err)
 	}
 	s.revoke(old)
-	s.eventually(5*time.Second, "more load", func() bool { return l.count() > 1000 })
+	l.more(1000)
 	l.mustNotFail()
 }
 
@@ -381,7 +388,7 @@ func TestAnOldRoleThatDiesEarlyIsLeftAtOnce(t *testing.T) {
 		cfg.Drain = time.Minute
 	})
 	l := s.startLoad(20, 2*time.Millisecond, 10*time.Second)
-	s.eventually(10*time.Second, "a full pool", func() bool { return s.db.Stats().OpenConnections >= 10 })
+	s.eventually(10*time.Second, "a busy pool", func() bool { return s.sessions(s.role) >= 10 })
 	old := s.rotate()
 	s.eventually(5*time.Second, "the new role in use", func() bool { return s.sessions(s.role) > 0 })
 	if s.sessions(old) == 0 {
@@ -391,8 +398,9 @@ func TestAnOldRoleThatDiesEarlyIsLeftAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	took := s.eventually(10*time.Second, "no session of the dead role", func() bool { return s.sessions(old) == 0 })
+	l.more(100) // what was under way on them comes back
 	n := l.failed()
-	s.eventually(10*time.Second, "more load", func() bool { return l.count() > 3000 })
+	l.more(1000)
 	if l.failed() != n {
 		t.Errorf("%d operations failed after the last old connection had gone", l.failed()-n)
 	}
@@ -404,7 +412,7 @@ func TestAnOldRoleThatDiesEarlyIsLeftAtOnce(t *testing.T) {
 func TestServiceIsWholeWithinASecondOfTheNextFile(t *testing.T) {
 	s := newService(t, pgtest.New(t, pgtest.Options{}), nil)
 	l := s.startLoad(20, 5*time.Millisecond, 20*time.Second)
-	s.eventually(10*time.Second, "load", func() bool { return l.count() > 200 })
+	l.more(200)
 	if err := s.server.RevokeRole(t.Context(), s.role); err != nil {
 		t.Fatal(err)
 	}
@@ -414,9 +422,9 @@ func TestServiceIsWholeWithinASecondOfTheNextFile(t *testing.T) {
 	if took > time.Second {
 		t.Errorf("whole again %v after the file", took)
 	}
+	l.more(100)
 	before := l.failed()
-	n := l.count()
-	s.eventually(10*time.Second, "load", func() bool { return l.count() > n+200 })
+	l.more(200)
 	if l.failed() > before {
 		t.Errorf("%d operations failed afterwards", l.failed()-before)
 	}
@@ -440,6 +448,7 @@ func TestAlternatingUsersRotate(t *testing.T) {
 			t.Fatal(err)
 		}
 		old := s.role
+		s.eventually(10*time.Second, "sessions", func() bool { return s.sessions(old) > 0 })
 		s.publish(*next)
 		s.eventually(15*time.Second, "the other user's sessions gone", func() bool { return s.sessions(old) == 0 })
 	}
@@ -453,16 +462,15 @@ func TestAlternatingUsersRotate(t *testing.T) {
 func TestServerRestartIsNotARotation(t *testing.T) {
 	s := newService(t, pgtest.New(t, pgtest.Options{Control: true}), nil)
 	l := s.startLoad(20, 5*time.Millisecond, 20*time.Second)
-	s.eventually(10*time.Second, "load", func() bool { return l.count() > 200 })
+	l.more(200)
 	old := s.rotate()
 	if err := s.server.Restart(t.Context(), pgtest.Fast); err != nil {
 		t.Fatal(err)
 	}
-	n, failed := l.count(), 0
-	s.eventually(20*time.Second, "load", func() bool { return l.count() > n+200 })
 	s.eventually(15*time.Second, "the rotation completes", func() bool { return s.sessions(old) == 0 && s.sessions(s.role) > 0 })
-	n, failed = l.count(), l.failed()
-	s.eventually(20*time.Second, "load", func() bool { return l.count() > n+200 })
+	l.more(200)
+	failed := l.failed()
+	l.more(200)
 	if l.failed() > failed {
 		t.Errorf("%d operations failed long after the restart", l.failed()-failed)
 	}
@@ -621,7 +629,7 @@ func TestRetirementsOfASaturatedPoolAreSpreadOut(t *testing.T) {
 		}}
 	})
 	l := s.startLoad(50, 0, 30*time.Second)
-	s.eventually(10*time.Second, "a full pool", func() bool { return s.db.Stats().OpenConnections == 20 })
+	s.eventually(10*time.Second, "a full pool", func() bool { return s.sessions(s.role) == 20 })
 	peak := s.watchPeak()
 	old := s.rotate()
 	s.eventually(15*time.Second, "old sessions gone", func() bool { return s.sessions(old) == 0 })
@@ -681,7 +689,7 @@ func TestThreeRotationsWithinOneOverlap(t *testing.T) {
 		cfg.Drain = 5 * time.Second
 	})
 	l := s.startLoad(20, 2*time.Millisecond, 30*time.Second)
-	s.eventually(10*time.Second, "load", func() bool { return l.count() > 500 })
+	l.more(500)
 	type end struct {
 		role string
 		at   time.Time
@@ -689,8 +697,7 @@ func TestThreeRotationsWithinOneOverlap(t *testing.T) {
 	var ends []end
 	for range 3 {
 		ends = append(ends, end{s.rotate(), time.Now().Add(8 * time.Second)})
-		n := l.count()
-		s.eventually(10*time.Second, "load", func() bool { return l.count() > n+500 })
+		l.more(500)
 	}
 	for _, e := range ends {
 		time.Sleep(time.Until(e.at)) // its overlap
