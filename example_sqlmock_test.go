@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/DATA-DOG/go-sqlmock"
+
 	"github.com/sqlrotate/sqlrotate"
 )
 

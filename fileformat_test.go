@@ -115,25 +115,25 @@ func refusals() map[string]string {
 	}
 }
 
-func readSample(t testing.TB, name string) []byte {
-	t.Helper()
+func readSample(tb testing.TB, name string) []byte {
+	tb.Helper()
 	b, err := os.ReadFile(filepath.Join(formatSamples, name))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }
 
 // decodeSample decodes a sample as the file source would.
-func decodeSample(t testing.TB, name string, opt decodeOptions) (Credential, error) {
-	t.Helper()
+func decodeSample(tb testing.TB, name string, opt decodeOptions) (Credential, error) {
+	tb.Helper()
 	entries, err := os.ReadDir(filepath.Join(formatSamples, name))
 	if err != nil {
-		return decodeFile(readSample(t, name), opt)
+		return decodeFile(readSample(tb, name), opt)
 	}
 	files := map[string][]byte{"..data": []byte("fake-dotdot")}
 	for _, e := range entries {
-		files[e.Name()] = readSample(t, filepath.Join(name, e.Name()))
+		files[e.Name()] = readSample(tb, filepath.Join(name, e.Name()))
 	}
 	return decodeDir(files, opt)
 }

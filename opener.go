@@ -100,7 +100,7 @@ func credentialRefused(state string) bool {
 // which f is true. errors.As won't do: it stops at the first of several joined
 // errors, and lib/pq joins those of all hosts.
 func anySQLState(err error, f func(state string) bool) bool {
-	if e, ok := err.(interface{ SQLState() string }); ok && f(e.SQLState()) { //nolint:errorlint // walks the tree itself
+	if e, ok := err.(interface{ SQLState() string }); ok && f(e.SQLState()) {
 		return true
 	}
 	switch e := err.(type) { //nolint:errorlint // walks the tree itself

@@ -40,7 +40,7 @@ func (d *demo) run(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer func() { _ = server.Close() }()
+	defer func() { _ = server.Close() }() //nolint:contextcheck // it is closed whatever became of ctx
 	admin := server.Admin()
 	for _, statement := range []string{
 		"create table account (id int primary key, balance int not null)",

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -38,7 +39,7 @@ func run(ctx context.Context, args []string) int {
 	flags.IntVar(&d.workers, "workers", 20, "goroutines that query")
 	flags.BoolVar(&d.compare, "compare", false, "then run the same through plain lib/pq, with the password fixed at start")
 	flags.Usage = func() {
-		fmt.Fprint(flags.Output(), usage)
+		_, _ = fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
 	}
 	if len(args) == 0 || args[0] != "demo" {
@@ -46,7 +47,7 @@ func run(ctx context.Context, args []string) int {
 		return 2
 	}
 	switch err := flags.Parse(args[1:]); {
-	case err == flag.ErrHelp:
+	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
 		return 2
