@@ -428,9 +428,4 @@ func (c *Connector) broadcastLocked() {
 }
 
 // poke has the keeper look again.
-func (c *Connector) poke() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-}
+func (c *Connector) poke() { poke(c.wake) }
