@@ -392,6 +392,7 @@ func (c *Connector) rotateLocked(cred Credential, now time.Time) (v *version, ov
 	c.changes++
 	c.keeper.drain, c.keeper.peak = drainState{}, 0
 	c.keeper.checkAt, c.keeper.checkWait = now, checkMin
+	c.keeper.retryAt = time.Time{}
 	c.broadcastLocked()
 	return v, overtaken
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -47,9 +48,11 @@ type keeperState struct {
 	retired   time.Time // when a connection of the pools was closed last
 	held      bool      // the pools' lifetime is held to the line
 	aging     time.Duration
-	refill    bool // connections were retired lately: keep a standby while it is taken
-	login     bool // a login of the keeper's own is under way
-	reading   bool // a read of the source is under way
+	refill    bool      // connections were retired lately: keep a standby while it is taken
+	login     bool      // a login of the keeper's own is under way
+	failures  int       // of those that were to be kept: in a row, and not because they were refused
+	retryAt   time.Time // none before this, after a failure
+	reading   bool      // a read of the source is under way
 	readAt    time.Time
 	checkAt   time.Time     // when an old role is next asked after
 	checkWait time.Duration // and how long after that
@@ -342,6 +345,9 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 			return time.Time{}
 		}
 	}
+	if now.Before(k.retryAt) {
+		return earliest(wake, k.retryAt) // a server that is down or full is left alone
+	}
 	current := c.versions[0]
 	if !current.ended(now) && (current.gate.refusals > 0 || !current.gate.proven && len(c.versions) > 1) {
 		ok, wait := current.gate.admit(now)
@@ -387,8 +393,17 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	c.keeper.login = true
 	c.wg.Go(func() {
 		s, err := c.open(c.ctx, v)
+		var refused *refusal
 		c.mu.Lock()
 		c.keeper.login = false
+		switch {
+		case !keep:
+		case err == nil:
+			c.keeper.failures = 0
+		case !errors.As(err, &refused): // else the version's gate sees to it
+			c.keeper.failures++
+			c.keeper.retryAt = time.Now().Add(backoff(c.keeper.failures))
+		}
 		keep := err == nil && keep && c.standby == nil && !c.closed
 		if keep {
 			if _, keep = c.sessions[s]; keep {
