@@ -59,7 +59,10 @@ type FileOptions struct {
 	// Settle is how long content that was written in place must be left alone
 	// before it is believed: longer than any pause within one rewrite. Until
 	// then the last good credential is served. What was put in place as a whole,
-	// by a rename or a change of a symlink, does not wait for it. Zero means
+	// by a rename or a change of a symlink, does not wait for it. (Neither does a
+	// file that was removed and created again between two looks, once it is 30 ms
+	// old: who writes a bare password in that way, and in pieces, is misread. A
+	// format that shows its end, such as JSON, can't be.) Zero means
 	// [DefaultSettle]; negative means that everything is believed at first sight.
 	Settle time.Duration
 

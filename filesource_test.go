@@ -1,0 +1,898 @@
+//go:build linux
+
+package sqlrotate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fakeDisk stands in for the system calls of a FileSource, so that what depends
+// on time can be tested in a bubble.
+type fakeDisk struct {
+	mu       sync.Mutex
+	content  string
+	err      error
+	inode    fakeInode
+	modTime  time.Time
+	hang     chan struct{} // reads wait for it to be closed
+	reads    int
+	reading  int
+	mostRead int // reads under way at once, at most
+
+	subscribeErr, watchErr error
+	watches                int
+	closed                 bool
+}
+
+// fakeInode names a directory whose inode the file pretends to have.
+type fakeInode string
+
+func (d *fakeDisk) read() (snapshot, error) {
+	d.mu.Lock()
+	d.reads++
+	d.reading++
+	d.mostRead = max(d.mostRead, d.reading)
+	hang := d.hang
+	d.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reading--
+	if d.err != nil {
+		return snapshot{}, d.err
+	}
+	s := snapshot{modTime: d.modTime, data: []byte(d.content)}
+	s.id.info, _ = os.Stat(string(d.inode))
+	copy(s.sum[:], d.content)
+	return s, nil
+}
+
+func (d *fakeDisk) watch(map[string]fs.FileInfo) (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watches++
+	return false, d.watchErr
+}
+
+func (d *fakeDisk) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+}
+
+// put replaces the file by another.
+func (d *fakeDisk) put(content string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.content, d.err, d.modTime = content, nil, time.Now()
+	if d.inode == "." {
+		d.inode = ".."
+	} else {
+		d.inode = "."
+	}
+}
+
+// write writes into the file.
+func (d *fakeDisk) write(content string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.content, d.err, d.modTime = content, nil, time.Now()
+}
+
+func (d *fakeDisk) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err = err
+}
+
+func (d *fakeDisk) hangUp() (release func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	hang := make(chan struct{})
+	d.hang = hang
+	return func() {
+		d.mu.Lock()
+		d.hang = nil
+		d.mu.Unlock()
+		close(hang)
+	}
+}
+
+func (d *fakeDisk) count() (reads, mostAtOnce int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.reads, d.mostRead
+}
+
+func loginJSON(n int) string { return fmt.Sprintf(`{"username":"u%d","password":"p%d"}`, n, n) }
+
+func isLogin(cred Credential, n int) bool {
+	return cred.SameLogin(Credential{Username: fmt.Sprint("u", n), Password: NewSecret(fmt.Sprint("p", n))})
+}
+
+// newFake starts a source over a fake disk that holds login 1.
+func newFake(t *testing.T, opt FileOptions) (*FileSource, *fakeDisk, *logBuffer) {
+	t.Helper()
+	log := new(logBuffer)
+	opt.Logger = slog.New(slog.NewTextHandler(log, nil))
+	d := &fakeDisk{inode: "."}
+	d.write(loginJSON(1))
+	s, err := newFileSource("/fake/secret", opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.read = d.read
+	s.subscribe = func() (watching, error) { return d, d.subscribeErr }
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeSource(t, s) })
+	return s, d, log
+}
+
+func closeSource(tb testing.TB, s *FileSource) {
+	tb.Helper()
+	if err := s.Close(); err != nil {
+		tb.Error(err)
+	}
+}
+
+// logBuffer is a bytes.Buffer that can be read while it is written.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// inBubble runs a test with a fake clock; a goroutine left behind fails it.
+func inBubble(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, f)
+}
+
+func TestFileSourceWaitsForContentWrittenInPlaceToSettle(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{})
+		d.write(loginJSON(2))
+		began := time.Now()
+		if cred, _ := s.Credential(t.Context()); !isLogin(cred, 1) {
+			t.Fatal("believed at first sight")
+		}
+		if st := s.Status(); st.Divergence != DivergedSettling || !st.Diverged.Equal(began) {
+			t.Errorf("status %+v", st)
+		}
+		time.Sleep(400 * time.Millisecond)
+		d.write(loginJSON(3)) // begins anew
+		time.Sleep(499 * time.Millisecond)
+		if cred, _ := s.Credential(t.Context()); !isLogin(cred, 1) {
+			t.Fatalf("%s believed before it had settled", cred.Username)
+		}
+		<-s.Changed()
+		if !isLogin(s.last(), 3) {
+			t.Fatalf("%s served", s.last().Username)
+		}
+		// The loop was told at the first read, and saw the second write at the end
+		// of the first wait: another wait from there.
+		if took := time.Since(began); took > 1050*time.Millisecond {
+			t.Errorf("settled after %v", took)
+		}
+	})
+}
+
+func TestFileSourceBelievesAReplacedFileWithin30Milliseconds(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{})
+		time.Sleep(time.Hour + time.Second) // not at a poll
+		changed := s.Changed()
+		began := time.Now()
+		d.put(loginJSON(2))
+		poke(s.wake)
+		<-changed
+		if took := time.Since(began); took != young {
+			t.Errorf("took %v", took)
+		}
+		if cred, err := s.Credential(t.Context()); err != nil || !isLogin(cred, 2) {
+			t.Errorf("%v %v", cred.Username, err)
+		}
+	})
+}
+
+func TestFileSourceFindsAChangeWithinOnePoll(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{PollOnly: true})
+		time.Sleep(7 * time.Second)
+		changed := s.Changed()
+		began := time.Now()
+		d.put(loginJSON(2))
+		<-changed
+		if took := time.Since(began); took > DefaultPoll {
+			t.Errorf("took %v", took)
+		}
+		if st := s.Status(); st.Events || st.EventsErr == nil || s.Healthy() != nil {
+			t.Errorf("%+v, %v", st, s.Healthy())
+		}
+	})
+}
+
+func TestFileSourceReadsAFewTimesForABurstOfEvents(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{Poll: time.Hour})
+		time.Sleep(time.Minute)
+		before, _ := d.count()
+		for range 1000 { // over a tenth of a second
+			poke(s.wake)
+			time.Sleep(100 * time.Microsecond)
+		}
+		time.Sleep(time.Second)
+		if after, _ := d.count(); after-before > 7 {
+			t.Errorf("%d reads", after-before)
+		}
+	})
+}
+
+func TestFileSourceServesTheLastGoodCredentialWhileAReadHangs(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, log := newFake(t, FileOptions{})
+		release := d.hangUp()
+		began := time.Now()
+		for i := range 20 {
+			cred, err := s.Credential(t.Context())
+			if err != nil || !isLogin(cred, 1) {
+				t.Fatalf("read %d: %v %v", i, cred.Username, err)
+			}
+		}
+		if took := time.Since(began); took != DefaultReadTimeout {
+			t.Errorf("20 logins took %v: only the first should wait", took)
+		}
+		time.Sleep(time.Minute)
+		if reads, most := d.count(); most != 1 {
+			t.Errorf("%d reads at once, %d in all", most, reads)
+		}
+		if err := s.Healthy(); !errors.Is(err, errHangs) {
+			t.Errorf("Healthy: %v", err)
+		}
+		if st := s.Status(); time.Since(st.Checked) < time.Minute || st.Failures != 1 {
+			t.Errorf("%+v", st)
+		}
+		release()
+		d.put(loginJSON(2))
+		time.Sleep(DefaultPoll + young)
+		if cred, _ := s.Credential(t.Context()); !isLogin(cred, 2) {
+			t.Errorf("%s after the read came back", cred.Username)
+		}
+		if err := s.Healthy(); err != nil {
+			t.Error(err)
+		}
+		if n := strings.Count(log.String(), "WARN"); n != 1 {
+			t.Errorf("%d warnings:\n%s", n, log)
+		}
+	})
+}
+
+func TestFileSourceClosesWithinASecondWhileAReadHangs(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{})
+		release := d.hangUp()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if _, err := s.Credential(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("%v", err)
+		}
+		began := time.Now()
+		for range 2 {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took > 2*closeWait {
+			t.Errorf("closing twice took %v", took)
+		}
+		release()
+		synctest.Wait()
+		if !d.closed {
+			t.Error("the watches have not been let go")
+		}
+		if _, err := s.Credential(t.Context()); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		if err := s.Healthy(); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("Healthy after Close: %v", err)
+		}
+	})
+}
+
+func TestFileSourceSharesOnlyAReadThatBeganAfterTheCall(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{Settle: -1})
+		release := d.hangUp()
+		var early, late sync.WaitGroup
+		early.Go(func() {
+			if _, err := s.Credential(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		before, _ := d.count()
+		d.put(loginJSON(2)) // after the read began
+		for range 100 {
+			late.Go(func() {
+				if cred, err := s.Credential(t.Context()); err != nil || !isLogin(cred, 2) {
+					t.Errorf("%s %v", cred.Username, err)
+				}
+			})
+		}
+		synctest.Wait()
+		release()
+		early.Wait()
+		late.Wait()
+		if after, most := d.count(); after-before != 1 || most != 1 {
+			t.Errorf("100 calls made %d reads, %d at once", after-before, most)
+		}
+	})
+}
+
+func TestFileSourceRefreshWaitsForContentThatIsSettling(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{})
+		old := s.last()
+		d.write(loginJSON(2))
+		began := time.Now()
+		cred, err := s.Refresh(t.Context(), old)
+		if err != nil || !isLogin(cred, 2) || time.Since(began) > DefaultSettle+young {
+			t.Errorf("%s %v after %v", cred.Username, err, time.Since(began))
+		}
+		reads, _ := d.count()
+		if cred, err := s.Refresh(t.Context(), old); err != nil || !isLogin(cred, 2) {
+			t.Errorf("%s %v", cred.Username, err)
+		}
+		if again, _ := d.count(); again != reads {
+			t.Error("it read although it held another credential than the rejected one")
+		}
+		began = time.Now()
+		if got, err := s.Refresh(t.Context(), cred); err != nil || !isLogin(got, 2) || time.Since(began) != 0 {
+			t.Errorf("nothing new: %s %v after %v", got.Username, err, time.Since(began))
+		}
+	})
+}
+
+func TestFileSourceRefreshEndsWithItsContextAndWithTheSource(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{Settle: time.Hour})
+		d.write(loginJSON(2))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Refresh(ctx, s.last()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		time.AfterFunc(time.Minute, func() { closeSource(t, s) })
+		if _, err := s.Refresh(t.Context(), s.last()); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestFileSourceLogsEachChangeOfStateOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, log := newFake(t, FileOptions{})
+		for _, err := range []error{fs.ErrNotExist, fs.ErrPermission} {
+			d.fail(err)
+			time.Sleep(time.Minute)
+		}
+		if st := s.Status(); st.Failures < 20 || !errors.Is(st.Err, fs.ErrPermission) || time.Since(st.Failing) < time.Minute {
+			t.Errorf("%+v", st)
+		}
+		d.put("{")
+		time.Sleep(time.Minute)
+		if st := s.Status(); st.Divergence != DivergedRefused || time.Since(st.Diverged) < 50*time.Second {
+			t.Errorf("%+v", st)
+		}
+		d.put(loginJSON(2))
+		time.Sleep(time.Minute)
+		if n := strings.Count(log.String(), "WARN"); n != 3 {
+			t.Errorf("%d warnings, want 3:\n%s", n, log)
+		}
+		if n := strings.Count(log.String(), "INFO"); n != 3 { // two versions, one recovery
+			t.Errorf("%d infos, want 3:\n%s", n, log)
+		}
+		if st := s.Status(); st.Failures != 0 || st.Err != nil || !st.Failing.IsZero() || st.Divergence != DivergedNot {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+func TestFileSourceOutlivesADecoderThatPanics(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var broken atomic.Bool
+		s, d, log := newFake(t, FileOptions{Decode: func(data []byte) (Credential, error) {
+			if broken.Load() {
+				panic(string(data))
+			}
+			return decodeFile(data, decodeOptions{})
+		}})
+		broken.Store(true)
+		d.put(loginJSON(2))
+		time.Sleep(time.Minute)
+		st := s.Status()
+		if st.Failures < 10 || st.Err == nil || !strings.Contains(st.Err.Error(), "panicked") {
+			t.Errorf("%+v", st)
+		}
+		if cred, err := s.Credential(t.Context()); err != nil || !isLogin(cred, 1) {
+			t.Errorf("%s %v", cred.Username, err)
+		}
+		broken.Store(false)
+		time.Sleep(DefaultPoll + 1)
+		if !isLogin(s.last(), 2) {
+			t.Errorf("%s: not decoded again", s.last().Username)
+		}
+		if strings.Contains(log.String()+st.Err.Error(), "p2") {
+			t.Errorf("the content leaked:\n%s", log)
+		}
+	})
+}
+
+func TestFileSourceTellsAStaleProducer(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{MaxAge: time.Hour})
+		time.Sleep(time.Hour - time.Minute)
+		if err := s.Healthy(); err != nil {
+			t.Fatal(err)
+		}
+		d.write(loginJSON(1)) // the same, but somebody wrote it
+		time.Sleep(time.Hour - time.Minute)
+		if err := s.Healthy(); err != nil {
+			t.Fatal(err)
+		}
+		if st := s.Status(); st.Divergence != DivergedRewritten || time.Since(st.Diverged) < 58*time.Minute {
+			t.Errorf("%+v", st)
+		}
+		time.Sleep(2 * time.Minute)
+		if err := s.Healthy(); err == nil || !strings.Contains(err.Error(), "MaxAge") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestFileSourceTellsAFileThatIsWrittenAllTheTime(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{Poll: time.Second})
+		for i := range 100 {
+			d.write(loginJSON(i + 2))
+			poke(s.wake)
+			time.Sleep(200 * time.Millisecond)
+		}
+		if !isLogin(s.last(), 1) {
+			t.Errorf("%s served", s.last().Username)
+		}
+		if err := s.Healthy(); err == nil || !strings.Contains(err.Error(), "written all the time") {
+			t.Errorf("%v", err)
+		}
+		time.Sleep(DefaultSettle + breath)
+		if !isLogin(s.last(), 101) || s.Healthy() != nil {
+			t.Errorf("%s, %v", s.last().Username, s.Healthy())
+		}
+	})
+}
+
+func TestFileSourceVersionsAreOfTheLoginAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{Settle: -1})
+		read := func() Credential {
+			cred, err := s.Credential(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return cred
+		}
+		first := read()
+		changed := s.Changed()
+		d.put(`{"username":"u1","password":"p1","ttl":"59s"}`)
+		if again := read(); again.Version != first.Version {
+			t.Errorf("a new ttl made %s of %s", again.Version, first.Version)
+		}
+		select {
+		case <-changed:
+			t.Error("Changed, but no change")
+		default:
+		}
+		d.put(loginJSON(2))
+		second := read()
+		select {
+		case <-changed:
+		default:
+			t.Error("a change, but not Changed")
+		}
+		d.put(loginJSON(1))
+		third := read()
+		mark := func(version string) string { _, mark, _ := strings.Cut(version, "-"); return mark }
+		if mark(first.Version) == mark(second.Version) || mark(first.Version) != mark(third.Version) {
+			t.Errorf("fingerprints of %s, %s, %s", first.Version, second.Version, third.Version)
+		}
+		if !strings.HasPrefix(third.Version, "3-") {
+			t.Errorf("third version %s", third.Version)
+		}
+
+		other, _, _ := newFake(t, FileOptions{})
+		if cred := other.last(); mark(cred.Version) == mark(first.Version) {
+			t.Error("two sources give a login the same fingerprint: it can be guessed from")
+		}
+	})
+}
+
+func TestFileSourceReArmsAtEachPoll(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, log := newFake(t, FileOptions{})
+		d.mu.Lock()
+		before := d.watches
+		d.watchErr = errors.New("no space left on device")
+		d.mu.Unlock()
+		time.Sleep(time.Minute + 1)
+		if st := s.Status(); st.Events || st.EventsErr == nil || s.Healthy() != nil {
+			t.Errorf("%+v", st)
+		}
+		d.mu.Lock()
+		if n := d.watches - before; n != 12 {
+			t.Errorf("armed %d times in a minute", n)
+		}
+		d.watchErr = nil
+		d.mu.Unlock()
+		time.Sleep(DefaultPoll)
+		if st := s.Status(); !st.Events || st.EventsErr != nil {
+			t.Errorf("%+v", st)
+		}
+		if n := strings.Count(log.String(), "polling only"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, log)
+		}
+	})
+}
+
+func TestFileSourceSurvivesJumpsOfTheClock(t *testing.T) {
+	for name, c := range map[string]struct {
+		modTime time.Duration // seen from now
+		want    time.Duration
+	}{
+		"long ago":          {-2 * time.Hour, 0},
+		"just":              {0, young},
+		"in two hours":      {2 * time.Hour, young},
+		"whole second":      {-1500 * time.Millisecond, young},
+		"whole second, old": {-2500 * time.Millisecond, 0},
+	} {
+		now := time.Date(2026, 11, 1, 12, 0, 0, 7e6, time.UTC)
+		at := now.Add(c.modTime)
+		if strings.HasPrefix(name, "whole") {
+			now = now.Truncate(time.Second).Add(500 * time.Millisecond)
+			at = now.Add(c.modTime)
+		}
+		if got := settleTime(snapshot{modTime: at}, false, false, now, time.Minute); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestSettleTimeDependsOnHowItWasWritten(t *testing.T) {
+	now := time.Date(2026, 11, 1, 12, 0, 0, 7e6, time.UTC)
+	const settle = time.Second
+	for _, c := range []struct {
+		what          string
+		age           time.Duration
+		version       string
+		inPlace, gone bool
+		want          time.Duration
+	}{
+		{"replaced, old", young, "", false, false, 0},
+		{"replaced, a nanosecond younger", young - 1, "", false, false, young},
+		{"in place, however old", time.Hour, "", true, false, settle},
+		{"where nothing was", time.Hour, "", false, true, settle},
+		{"another ..data", 0, "..v2", false, false, 0},
+		{"another ..data where nothing was", 0, "..v2", false, true, 0},
+		{"within one ..data", time.Hour, "..v2", true, false, settle},
+	} {
+		snap := snapshot{modTime: now.Add(-c.age), id: identity{version: c.version}}
+		if got := settleTime(snap, c.inPlace, c.gone, now, settle); got != c.want {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+}
+
+func TestNewFileSourceSaysWhatIsWrong(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	before := runtime.NumGoroutine()
+	for _, c := range []struct {
+		path string
+		opt  FileOptions
+		want string
+		is   error
+	}{
+		{"", FileOptions{}, "the path is empty", nil},
+		{filepath.Join(dir, "missing"), FileOptions{}, "no such file", fs.ErrNotExist},
+		{filepath.Join(dir, "missing"), FileOptions{WaitFor: 50 * time.Millisecond}, "no such file", fs.ErrNotExist},
+		{put("empty", ""), FileOptions{Settle: 50 * time.Millisecond}, "empty", nil},
+		{put("torn", loginJSON(1)[:10]), FileOptions{Settle: 50 * time.Millisecond}, "torn", nil},
+		{put("poll", loginJSON(1)), FileOptions{Poll: -1}, "Poll is -1ns", nil},
+		{put("panic", loginJSON(1)), FileOptions{Settle: -1, Decode: func([]byte) (Credential, error) { panic("p1") }}, "panicked", nil},
+	} {
+		s, err := NewFileSource(c.path, c.opt)
+		if err == nil || s != nil {
+			t.Errorf("%s: source %v, error %v", c.path, s, err)
+			continue
+		}
+		if msg := err.Error(); !strings.HasPrefix(msg, "sqlrotate: ") || !strings.Contains(msg, c.want) || strings.Contains(msg, "p1") {
+			t.Errorf("%s: %v", c.path, err)
+		}
+		if c.is != nil && !errors.Is(err, c.is) {
+			t.Errorf("%s: %v is not %v", c.path, err, c.is)
+		}
+	}
+	noLeak(t, before)
+}
+
+func TestFileSourceNeverRendersItsSecret(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	const password = "correct-horse-battery"
+	if err := os.WriteFile(path, []byte(`{"username":"u1","password":"`+password+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	s, err := NewFileSource(path, FileOptions{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil { // reflection must not race with the loop
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		fmt.Fprintf(&log, verb+"\n", s)
+		fmt.Fprintf(&log, verb+"\n", s.Status())
+		fmt.Fprintf(&log, verb+"\n", reflect.ValueOf(s).Elem())
+	}
+	if got := log.String(); strings.Contains(got, password) || strings.Contains(got, fmt.Sprintf("%x", password)) || strings.Contains(got, fmt.Sprintf("%d", []byte(password))) {
+		t.Errorf("the password shows in:\n%s", got)
+	}
+}
+
+func TestFileSourceLeavesNothingBehind(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(loginJSON(1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	for range 50 {
+		s, err := NewFileSource(path, FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Credential(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	noLeak(t, goroutines)
+	waitFor(t, "no open files left", func() bool { return openFiles(t) <= files })
+}
+
+// noLeak waits until there are no more goroutines than before.
+func noLeak(t *testing.T, before int) {
+	t.Helper()
+	waitFor(t, fmt.Sprintf("no more than %d goroutines", before), func() bool { return runtime.NumGoroutine() <= before })
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestWatcherIsSharedByManySources(t *testing.T) {
+	goroutines := runtime.NumGoroutine()
+	w, err := NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	dir := t.TempDir()
+	const n = 20
+	sources := make([]*FileSource, n)
+	path := func(i int) string { return filepath.Join(dir, fmt.Sprint("d", i/2), fmt.Sprint("secret", i)) } // two to a directory
+	files := 0
+	for i := range sources {
+		if err := os.MkdirAll(filepath.Dir(path(i)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		replaceFile(t, path(i), loginJSON(1))
+		if sources[i], err = NewFileSource(path(i), FileOptions{Watcher: w, Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)}); err != nil {
+			t.Fatal(err)
+		}
+		defer sources[i].Close()
+		if i == 0 {
+			files = openFiles(t)
+		}
+	}
+	if now := openFiles(t); now > files+2 {
+		t.Errorf("%d files open with one source, %d with %d", files, now, n)
+	}
+	all := func(n int) func() bool {
+		return func() bool {
+			for _, s := range sources {
+				if !isLogin(s.last(), n) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	for i := range sources {
+		replaceFile(t, path(i), loginJSON(2))
+	}
+	waitFor(t, "every source sees its change", all(2))
+
+	// One of two in a directory goes: the other still hears.
+	if err := sources[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	replaceFile(t, path(1), loginJSON(3))
+	waitFor(t, "the neighbour of a closed source sees its change", func() bool { return isLogin(sources[1].last(), 3) })
+
+	// The watcher goes: polling carries on.
+	for range 2 {
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replaceFile(t, path(1), loginJSON(4))
+	poke(sources[1].wake) // the poll
+	waitFor(t, "a poll sees the change", func() bool { return isLogin(sources[1].last(), 4) })
+	if st := sources[1].Status(); st.Events || st.EventsErr == nil || sources[1].Healthy() != nil {
+		t.Errorf("%+v, %v", st, sources[1].Healthy())
+	}
+	for _, s := range sources {
+		closeSource(t, s)
+	}
+	noLeak(t, goroutines)
+}
+
+func replaceFile(t *testing.T, path, content string) {
+	t.Helper()
+	if err := replace(path, []byte(content)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWatchDirsFollowsEverySymlink(t *testing.T) {
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"a", "b/c", "vol/..v1", "plain", "store"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"b/c/file", "vol/..v1/key", "store/key"} {
+		if err := os.WriteFile(filepath.Join(root, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, target := range map[string]string{
+		"a/up": "../b", "a/abs": filepath.Join(root, "a/up/c/./file"), "vol/..data": "..v1", "vol/key": "..data/key",
+		"plain/key": "../store/key", "loop": "loop", "volume": "vol",
+	} {
+		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]string{
+		"b/c/file":   "b/c",
+		"a/up/c":     "a b b/c",
+		"a/abs":      "a b/c",
+		"vol":        ". vol vol/..v1",
+		"vol/key":    "vol vol/..v1",
+		"volume/key": ". vol vol/..v1",
+		"plain":      ". plain store",
+		"loop":       ".",
+		"b/x/y/z":    "b",
+		"b/c/file/x": "b/c",
+	} {
+		wanted := map[string]bool{}
+		for name := range strings.FieldsSeq(want) {
+			wanted[filepath.Join(root, name)] = true
+		}
+		got := watchDirs(filepath.Join(root, path))
+		for dir := range got {
+			if !wanted[dir] {
+				t.Errorf("%s: %s is watched", path, dir)
+			}
+			delete(wanted, dir)
+		}
+		for dir := range wanted {
+			t.Errorf("%s: %s is not watched", path, dir)
+		}
+	}
+}
+
+func TestReaderLeavesOutWhatItCantReadOfADirectory(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"username": "u1", "password": "p1", ".hidden": "h", "..data_tmp": "x", "big": strings.Repeat("x", maxFileSize+1),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("nowhere", filepath.Join(dir, "dangling")); err != nil {
+		t.Fatal(err)
+	}
+	snap, err := newReader(dir).read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(snap.keys) != 3 || string(snap.keys["username"]) != "u1" || string(snap.keys["password"]) != "p1" {
+		t.Errorf("%d keys: %v", len(snap.keys), snap.keys)
+	}
+	for _, want := range []string{"big", "dangling"} {
+		if snap.skipped == nil || !strings.Contains(snap.skipped.Error(), want) {
+			t.Errorf("%s is not reported: %v", want, snap.skipped)
+		}
+	}
+}
+
+func TestReaderTakesAFileOfOneMebibyteAndNotAByteMore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	r := newReader(path)
+	for size, want := range map[int]error{0: nil, 1: nil, 511: nil, 512: nil, 513: nil, maxFileSize: nil, maxFileSize + 1: errTooLarge} {
+		if err := os.WriteFile(path, bytes.Repeat([]byte("x"), size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		snap, err := r.read()
+		if !errors.Is(err, want) || (err == nil && len(snap.data) != size) {
+			t.Errorf("%d bytes: read %d, %v", size, len(snap.data), err)
+		}
+	}
+	// A file whose size is not known beforehand.
+	if snap, err := newReader("/proc/self/status").read(); err != nil || len(snap.data) == 0 {
+		t.Errorf("/proc: %d bytes, %v", len(snap.data), err)
+	}
+}

@@ -1,0 +1,453 @@
+//go:build linux
+
+package sqlrotate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// wayOfWriting publishes numbered logins over and over in one way.
+type wayOfWriting struct {
+	name string
+	opt  FileOptions
+	path string                                    // of the source, in dir
+	set  func(dir string, n int) error             // publish login n, from 1
+	read func(cred Credential) (n int, whole bool) // what was served
+}
+
+// numbered reads the number of a login, and whether it is of one piece.
+func numbered(cred Credential) (n int, whole bool) {
+	_, _ = fmt.Sscanf(cred.Username, "u%d", &n)
+	return n, n > 0 && cred.Password.Reveal() == fmt.Sprintf("p%d.", n)
+}
+
+// barePassword is numbered for a source whose user name is fixed.
+func barePassword(cred Credential) (n int, whole bool) {
+	_, _ = fmt.Sscanf(cred.Password.Reveal(), "p%d.", &n)
+	return n, n > 0 && cred.Password.Reveal() == fmt.Sprintf("p%d.", n)
+}
+
+// padded is login n at a length that differs from one to the next.
+func padded(n int) []byte {
+	return fmt.Appendf(nil, `{"pad":%q,"username":"u%d","password":"p%d."}`, strings.Repeat("x", n*37%200), n, n)
+}
+
+func write(path string, data []byte) error { return os.WriteFile(path, data, 0o600) }
+
+func replace(path string, data []byte) error {
+	if err := write(path+".tmp", data); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+func swapLink(target, link string) error {
+	if err := os.Symlink(target, link+".tmp"); err != nil {
+		return err
+	}
+	return os.Rename(link+".tmp", link)
+}
+
+// kubelet publishes a version of a volume as its atomic writer does.
+func kubelet(vol string, n int) error {
+	version := fmt.Sprintf("..2026_%d", n)
+	if err := os.MkdirAll(filepath.Join(vol, version), 0o700); err != nil {
+		return err
+	}
+	for key, value := range map[string]string{"username": "u%d", "password": "p%d."} {
+		if err := write(filepath.Join(vol, version, key), fmt.Appendf(nil, value, n)); err != nil {
+			return err
+		}
+	}
+	if err := swapLink(version, filepath.Join(vol, "..data")); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(vol, fmt.Sprintf("..2026_%d", n-1)))
+}
+
+// waysOfWriting returns them all. Those that put whole files in place need not let
+// anything settle, so that ten thousand versions are not taken for one that never
+// does.
+func waysOfWriting() []wayOfWriting {
+	atOnce := FileOptions{Settle: -1}
+	return []wayOfWriting{
+		{name: "rename", opt: atOnce, set: func(dir string, n int) error {
+			return replace(filepath.Join(dir, "secret"), padded(n))
+		}},
+		{name: "rename with backup", opt: atOnce, set: func(dir string, n int) error {
+			path := filepath.Join(dir, "secret")
+			_ = os.Remove(path + ".bak")
+			_ = os.Link(path, path+".bak")
+			return replace(path, padded(n))
+		}},
+		{name: "kubelet", path: "vol", set: func(dir string, n int) error {
+			return kubelet(filepath.Join(dir, "vol"), n)
+		}},
+		{name: "symlink", opt: atOnce, set: func(dir string, n int) error {
+			target := fmt.Sprint("v", n)
+			if err := write(filepath.Join(dir, target), padded(n)); err != nil {
+				return err
+			}
+			_ = os.Remove(filepath.Join(dir, fmt.Sprint("v", n-2)))
+			return swapLink(target, filepath.Join(dir, "secret"))
+		}},
+		{name: "truncate and write", set: func(dir string, n int) error {
+			return write(filepath.Join(dir, "secret"), padded(n))
+		}},
+		{name: "truncate and write in pieces", opt: FileOptions{Username: "app"}, read: barePassword, set: func(dir string, n int) error {
+			f, err := os.Create(filepath.Join(dir, "secret"))
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			for _, c := range fmt.Sprintf("p%d.", n) {
+				if _, err := f.WriteString(string(c)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		// Only with a format that shows its end: nothing tells a file that has been
+		// replaced unseen by one that is half written from one that is complete.
+		{name: "remove and create in pieces", set: func(dir string, n int) error {
+			path := filepath.Join(dir, "secret")
+			_ = os.Remove(path)
+			data := padded(n)
+			if err := write(path, data[:len(data)/2]); err != nil {
+				return err
+			}
+			return writeAt(path, os.O_WRONLY|os.O_APPEND, -1, data[len(data)/2:])
+		}},
+		{name: "overwrite without truncating", set: func(dir string, n int) error {
+			path := filepath.Join(dir, "secret")
+			data := fmt.Appendf(nil, `{"username":"u%06d","password":"p%d.",%s"":""}`, n, n, strings.Repeat(" ", 6-len(fmt.Sprint(n))))
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if _, err := f.WriteAt(data[:22], 0); err != nil { // the user name
+				return err
+			}
+			_, err = f.WriteAt(data[22:], 22)
+			return err
+		}},
+		{name: "plain directory", path: "dir", set: func(dir string, n int) error {
+			dir = filepath.Join(dir, "dir")
+			_ = os.Mkdir(dir, 0o700)
+			if err := replace(filepath.Join(dir, "username"), fmt.Append(nil, "u", n)); err != nil {
+				return err
+			}
+			return replace(filepath.Join(dir, "password"), fmt.Appendf(nil, "p%d.", n))
+		}},
+	}
+}
+
+// Ten thousand rewrites in each way, readers flat out: every credential that is
+// served is one that was written, none is older than one served before, and when
+// the writer pauses its latest is served.
+func TestFileSourceIsNeverTorn(t *testing.T) {
+	rewrites, pauseEach := 10_000, 5_000
+	if testing.Short() {
+		rewrites, pauseEach = 1_000, 500
+	}
+	for _, way := range waysOfWriting() {
+		t.Run(way.name, func(t *testing.T) {
+			for range 5 {
+				if way.neverTorn(t, rewrites, pauseEach) {
+					return
+				}
+				t.Log("void: this machine stopped the writer for longer than the settle time; once more")
+			}
+			t.Fatal("this machine is too busy to tell")
+		})
+	}
+}
+
+// neverTorn is not valid if the writer was held up so long within a rewrite that
+// what it had written so far was to be believed.
+func (way wayOfWriting) neverTorn(t *testing.T, rewrites, pauseEach int) (valid bool) {
+	t.Helper()
+	dir := t.TempDir()
+	if way.path == "" {
+		way.path = "secret"
+	}
+	if way.read == nil {
+		way.read = numbered
+	}
+	if err := way.set(dir, 1); err != nil {
+		t.Fatal(err)
+	}
+	opt := way.opt
+	if opt.Settle == 0 {
+		opt.Settle = time.Second
+	}
+	opt.Logger = slog.New(slog.DiscardHandler)
+	s, err := NewFileSource(filepath.Join(dir, way.path), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeSource(t, s)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer cancel()
+	var reads, versions int
+	var wrong string
+	readers.Go(func() {
+		newest := 0
+		for ctx.Err() == nil {
+			cred, err := s.Credential(context.Background())
+			n, whole := way.read(cred)
+			if err != nil || !whole || n < newest {
+				wrong = fmt.Sprintf("served user %q, password %q after number %d; error %v", cred.Username, cred.Password.Reveal(), newest, err)
+				return
+			}
+			if n > newest {
+				versions++
+			}
+			reads, newest = reads+1, n
+		}
+	})
+	var slowest time.Duration
+	for n := 2; n <= rewrites; n++ {
+		began := time.Now()
+		if err := way.set(dir, n); err != nil {
+			t.Fatal(err)
+		}
+		slowest = max(slowest, time.Since(began))
+		if n%pauseEach == 0 {
+			waitFor(t, fmt.Sprintf("number %d is served", n), func() bool { got, _ := way.read(s.last()); return got == n })
+		}
+	}
+	cancel()
+	readers.Wait()
+	if wrong != "" && opt.Settle > 0 && slowest > opt.Settle/2 {
+		return false
+	}
+	if wrong != "" {
+		t.Error(wrong)
+	}
+	t.Logf("%d rewrites, %d reads, %d versions served", rewrites, reads, versions)
+	return true
+}
+
+// Whatever happens to the file, the last good credential is served, and when the
+// file is good again so is the source. SQLROTATE_CHAOS=60s makes it longer.
+func TestFileSourceSurvivesChaos(t *testing.T) {
+	length := 5 * time.Second
+	if v := os.Getenv("SQLROTATE_CHAOS"); v != "" {
+		length = duration(t, v)
+	} else if testing.Short() {
+		length = time.Second
+	}
+	root := t.TempDir()
+	dir := filepath.Join(root, "dir")
+	path := filepath.Join(dir, "secret")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := replace(path, padded(1)); err != nil {
+		t.Fatal(err)
+	}
+	const poll = 500 * time.Millisecond
+	s, err := NewFileSource(path, FileOptions{Poll: poll, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+
+	ctx, cancel := context.WithTimeout(t.Context(), length)
+	defer cancel()
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			newest := 0
+			for ctx.Err() == nil {
+				cred, err := s.Credential(t.Context())
+				n, whole := numbered(cred)
+				if err != nil || !whole || n < newest {
+					t.Errorf("served user %q, password %q after number %d: %v", cred.Username, cred.Password.Reveal(), newest, err)
+					return
+				}
+				newest = n
+				<-time.After(time.Millisecond)
+			}
+		})
+	}
+
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	n := 1
+	away := filepath.Join(root, "away")
+	clear := func() { _ = os.RemoveAll(path) }
+	actions := []struct {
+		name string
+		do   func() error
+	}{
+		{"rename", func() error { clear(); n++; return replace(path, padded(n)) }},
+		{"rename", func() error { n++; clear(); return replace(path, padded(n)) }},
+		{"write in place", func() error { n++; clear(); return write(path, padded(n)) }},
+		{"delete", func() error { clear(); return nil }},
+		{"truncate", func() error { _ = os.Truncate(path, 5); return nil }},
+		{"corrupt", func() error { _ = writeAt(path, os.O_WRONLY, 3, []byte("}{\x00")); return nil }},
+		{"chmod 000", func() error { _ = os.Chmod(path, 0); return nil }},
+		{"directory", func() error { clear(); return os.Mkdir(path, 0o700) }},
+		{"fifo", func() error { clear(); return syscall.Mkfifo(path, 0o600) }},
+		{"symlink loop", func() error { clear(); return os.Symlink("secret", path) }},
+		{"sparse", func() error {
+			clear()
+			if err := write(path, nil); err != nil {
+				return err
+			}
+			return os.Truncate(path, 2<<30)
+		}},
+		{"NULs", func() error { clear(); return write(path, make([]byte, 1000)) }},
+		{"directory away", func() error { return os.Rename(dir, away) }},
+		{"directory removed", func() error { return os.RemoveAll(dir) }},
+	}
+	done := map[string]int{}
+	for ctx.Err() == nil {
+		action := actions[rnd.IntN(len(actions))]
+		if err := action.do(); err != nil {
+			t.Fatalf("%s: %v", action.name, err)
+		}
+		done[action.name]++
+		<-time.After(time.Duration(rnd.IntN(50)) * time.Millisecond)
+		if _, err := os.Stat(dir); err != nil {
+			if err := os.Rename(away, dir); err != nil {
+				if err := os.Mkdir(dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	clear()
+	n++
+	began := time.Now()
+	if err := replace(path, padded(n)); err != nil {
+		t.Fatal(err)
+	}
+	readers.Wait()
+	waitFor(t, "the last is served", func() bool { got, _ := numbered(s.last()); return got == n })
+	took := time.Since(began)
+	waitFor(t, "healthy", func() bool { return s.Healthy() == nil })
+	t.Logf("%d versions, served %v after the end: %v", n, took, done)
+}
+
+func BenchmarkFileSourceCredential(b *testing.B) {
+	for _, way := range waysOfWriting() {
+		if way.name != "rename" && way.name != "kubelet" && way.name != "symlink" {
+			continue
+		}
+		b.Run(way.name, func(b *testing.B) {
+			s := benchSource(b, way, FileOptions{})
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Credential(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func benchSource(b *testing.B, way wayOfWriting, opt FileOptions) *FileSource {
+	b.Helper()
+	dir := b.TempDir()
+	if way.path == "" {
+		way.path = "secret"
+	}
+	if err := way.set(dir, 1); err != nil {
+		b.Fatal(err)
+	}
+	opt.Logger = slog.New(slog.DiscardHandler)
+	s, err := NewFileSource(filepath.Join(dir, way.path), opt)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { closeSource(b, s) })
+	return s
+}
+
+// From the moment a writer is done until the source, by events alone, serves it.
+func BenchmarkFileSourceDetection(b *testing.B) {
+	for _, way := range waysOfWriting() {
+		if way.read != nil {
+			continue
+		}
+		b.Run(way.name, func(b *testing.B) {
+			if way.path == "" {
+				way.path = "secret"
+			}
+			dir := b.TempDir()
+			if err := way.set(dir, 1); err != nil {
+				b.Fatal(err)
+			}
+			s, err := NewFileSource(filepath.Join(dir, way.path), FileOptions{Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			var worst time.Duration
+			for n := 2; b.Loop(); n++ {
+				if err := way.set(dir, n); err != nil {
+					b.Fatal(err)
+				}
+				began := time.Now()
+				for {
+					changed := s.Changed()
+					if got, _ := numbered(s.last()); got == n {
+						break
+					}
+					<-changed
+				}
+				worst = max(worst, time.Since(began))
+			}
+			b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/change")
+			b.ReportMetric(float64(worst.Milliseconds()), "ms-worst")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// A thousand sources that share a Watcher and poll every 5 s: CPU time per second.
+func BenchmarkFileSourceIdle(b *testing.B) {
+	w, err := NewWatcher()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	for range 1000 {
+		benchSource(b, waysOfWriting()[2], FileOptions{Watcher: w})
+	}
+	used := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before, began := used(), time.Now()
+	for b.Loop() {
+		<-time.After(2 * DefaultPoll)
+	}
+	b.ReportMetric(100*float64(used()-before)/float64(time.Since(began)), "%cpu")
+	b.ReportMetric(0, "ns/op")
+}
