@@ -343,7 +343,10 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 	healed := c.source.err != nil
 	c.source = sourceState{read: now}
 	if same {
-		current.notAfter = cred.NotAfter
+		if !current.notAfter.Equal(cred.NotAfter) {
+			current.notAfter = cred.NotAfter
+			c.broadcastLocked()
+		}
 		c.mu.Unlock()
 		if healed {
 			c.log.Info("sqlrotate: the source is readable again", "version", current.label())

@@ -55,12 +55,6 @@ func (s *fakeServer) grant(user, password string) {
 	s.roles[user] = password
 }
 
-func (s *fakeServer) revoke(user string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.roles, user)
-}
-
 func (s *fakeServer) set(f func(*fakeServer)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -53,6 +53,7 @@ type keeperState struct {
 	failures  int       // of those that were to be kept: in a row, and not because they were refused
 	retryAt   time.Time // none before this, after a failure
 	reading   bool      // a read of the source is under way
+	readAgain bool      // it was asked for again meanwhile, and may have come too early
 	readAt    time.Time
 	checkAt   time.Time     // when an old role is next asked after
 	checkWait time.Duration // and how long after that
@@ -339,10 +340,12 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 			// not yet
 		} else if now.Before(wake) {
 			return wake
-		} else if ok, _ := old.gate.admit(now); ok {
+		} else if ok, wait := old.gate.admit(now); ok {
 			k.checkAt, k.checkWait = now.Add(k.checkWait), min(2*k.checkWait, checkMax)
 			c.loginInBackgroundLocked(old, false)
 			return time.Time{}
+		} else {
+			wake = now.Add(wait)
 		}
 	}
 	if now.Before(k.retryAt) {
@@ -473,28 +476,33 @@ func (c *Connector) takeStandby(ctx context.Context) *session {
 	return s
 }
 
-// readInBackground reads the source, unless that is being done.
+// readInBackground reads the source; once more afterwards if that is being done.
 func (c *Connector) readInBackground(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.keeper.readAt = now
 	if c.keeper.reading || c.closed {
+		c.keeper.readAgain = true
 		return
 	}
 	c.keeper.reading = true
 	c.wg.Go(func() {
-		c.mu.Lock()
-		rejected := c.currentLocked()
-		c.mu.Unlock()
-		// What comes of it is noted where it belongs.
-		if rejected != nil {
-			_, _ = c.reread(c.ctx, rejected.cred)
-		} else {
-			_, _ = c.read(c.ctx)
+		for again := true; again; {
+			c.mu.Lock()
+			c.keeper.readAgain = false
+			rejected := c.currentLocked()
+			c.mu.Unlock()
+			// What comes of it is noted where it belongs.
+			if rejected != nil {
+				_, _ = c.reread(c.ctx, rejected.cred)
+			} else {
+				_, _ = c.read(c.ctx)
+			}
+			c.mu.Lock()
+			again = c.keeper.readAgain && !c.closed
+			c.keeper.reading = again
+			c.mu.Unlock()
 		}
-		c.mu.Lock()
-		c.keeper.reading = false
-		c.mu.Unlock()
 	})
 }
 

@@ -268,7 +268,7 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 		v.open++
 		s.ready = now
 		c.counts.logins++
-	case ctx.Err() != nil || c.ctx.Err() != nil:
+	case over(ctx) || c.ctx.Err() != nil:
 		v.gate.cancelled()
 	case s.severed:
 		v.gate.cancelled()

@@ -47,12 +47,15 @@ const (
 func (s *session) login(ctx context.Context, opener Opener, cred Credential) error {
 	stop := context.AfterFunc(ctx, s.abort)
 	conn, err := opener.Open(ctx, cred, s.dial)
-	if !stop() {
+	if stopped := stop(); !stopped || over(ctx) {
 		if err == nil {
 			_ = conn.Close()
 		}
 		s.abort()
-		return context.Cause(ctx)
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return context.DeadlineExceeded
 	}
 	if err != nil {
 		s.abort()
@@ -61,6 +64,13 @@ func (s *session) login(ctx context.Context, opener Opener, cred Credential) err
 	s.conn = conn
 	s.settle()
 	return nil
+}
+
+// over reports whether ctx is done or its deadline has passed: a dialer that goes
+// by the deadline fails a moment before the context says so.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // dial is the Dial that the driver gets. What it opens before the login is done

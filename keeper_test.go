@@ -1,0 +1,206 @@
+package sqlrotate
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// laggingSource answers a tenth of a second after it has looked.
+type laggingSource struct{ *fakeSource }
+
+func (s laggingSource) Credential(ctx context.Context) (Credential, error) {
+	cred, err := s.fakeSource.Credential(ctx)
+	select {
+	case <-time.After(100 * time.Millisecond):
+		return cred, err
+	case <-ctx.Done():
+		return Credential{}, ctx.Err()
+	}
+}
+
+func TestRotationDuringAReadIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.Source = laggingSource{cfg.Source.(*fakeSource)} })
+		r.fill(3)
+		time.Sleep(time.Second)
+		r.rotate("v2")
+		time.Sleep(50 * time.Millisecond)
+		r.rotate("v3")
+		time.Sleep(5 * time.Second)
+		if user := r.c.Stats().Versions[0].Username; user != "v3" {
+			t.Errorf("the current version is %s", user)
+		}
+	})
+}
+
+func TestEndThatIsLearntLaterIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(3)
+		time.Sleep(time.Second)
+		r.source.set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: time.Now().Add(70 * time.Second)}, nil)
+		time.Sleep(71 * time.Second)
+		synctest.Wait()
+		if n := r.server.open("v1"); n > 0 {
+			t.Errorf("%d connections are open after NotAfter", n)
+		}
+		if r.c.Healthy() == nil {
+			t.Error("healthy although the lease has ended without a successor")
+		}
+	})
+}
+
+func TestRenewedLeaseEndsTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		lease := func(d time.Duration) {
+			r.source.set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: time.Now().Add(d)}, nil)
+		}
+		lease(-time.Second)
+		go func() {
+			time.Sleep(time.Second)
+			lease(time.Hour)
+		}()
+		start := time.Now()
+		if err := r.query("0s"); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("the query took %v", d)
+		}
+	})
+}
+
+func TestKeeperDoesNotSpinWhileAnOldRoleIsLoggingIn(t *testing.T) {
+	r := &rig{T: t, server: newFakeServer(), source: newFakeSource("v1", "p1")}
+	c, err := New(Config{Source: r.source, Opener: r.server, Dial: r.server.dial, Window: Window{Overlap: 10 * time.Minute}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	c.started = true // the test plays the keeper
+	now := time.Now()
+	c.observe(login("v1", time.Time{}), 0)
+	c.versions[0].gate.proven, c.versions[0].open = true, 1
+	c.observe(login("v2", time.Time{}), c.changes)
+	c.versions[0].gate.proven, c.versions[0].gate.proofAt = true, now.Add(-time.Second)
+	db := sql.OpenDB(c)
+	defer func() { _ = db.Close() }()
+	c.dbs = append(c.dbs, db)
+	c.versions[1].gate.admit(now)
+	c.keeper.checkAt = now
+	if d := c.step(now.Add(10 * time.Millisecond)); d < time.Millisecond {
+		t.Errorf("the keeper wants to look again after %v", d)
+	}
+}
+
+func TestServerThatIsDownIsNotHammered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(3)
+		r.server.set(func(s *fakeServer) { s.down = context.DeadlineExceeded })
+		r.rotate("v2")
+		time.Sleep(time.Minute)
+		if n, _ := r.server.attempts("v2"); n > 15 {
+			t.Errorf("%d attempts in a minute", n)
+		}
+		if n := r.server.open("v1"); n != 3 {
+			t.Errorf("%d old connections, want all 3: nothing is proven", n)
+		}
+		r.server.set(func(s *fakeServer) { s.down = nil })
+		time.Sleep(30 * time.Second)
+		if n := r.server.open("v1"); n != 0 {
+			t.Errorf("%d old connections are left half a minute after recovery", n)
+		}
+	})
+}
+
+func TestRefusedCredentialFallsBackInsideTheOverlapOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.Bridge = time.Second })
+		r.fill(1)
+		r.db.SetMaxIdleConns(-1)
+		r.source.publish("v2", "there is no such role")
+		time.Sleep(time.Second)
+		if err := r.query("0s"); err != nil {
+			t.Errorf("inside the overlap: %v", err)
+		}
+		time.Sleep(9 * time.Minute) // overlap less lag
+		before, _ := r.server.attempts("v1")
+		var refused *RefusedError
+		if err := r.query("0s"); !errors.As(err, &refused) || refused.SQLState != "28P01" || refused.Username != "v2" {
+			t.Errorf("after the overlap: %v", err)
+		}
+		if after, _ := r.server.attempts("v1"); after != before {
+			t.Error("the previous credential was used after its end")
+		}
+		if n := r.server.open("v1"); n != 0 {
+			t.Errorf("%d connections outlive their credential", n)
+		}
+		r.rotate("v3")
+		if err := r.query("0s"); err != nil {
+			t.Errorf("after the next file: %v", err)
+		}
+	})
+}
+
+func TestWrongPasswordCostsAHandfulOfAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.source.publish("v1", "wrong")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		done := make(chan error)
+		for range 100 {
+			go func() { done <- r.db.PingContext(ctx) }()
+		}
+		for range 100 {
+			if err := <-done; err == nil {
+				t.Error("a login succeeded")
+			}
+		}
+		if n, _ := r.server.attempts("v1"); n < 2 || n > 8 {
+			t.Errorf("%d attempts in ten seconds", n)
+		}
+	})
+}
+
+func TestBurstThatGrowsOldLeavesNoCliff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(20)
+		most := 0
+		for range 10 * 60 * 10 {
+			before := r.server.open("")
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			most = max(most, before-r.server.open(""))
+		}
+		if most > 2 { // one, and a standby that nobody took
+			t.Errorf("%d connections went within 100 ms", most)
+		}
+		if r.c.Stats().Aged < 20 {
+			t.Errorf("%+v", r.c.Stats())
+		}
+	})
+}
+
+func TestNothingIsLeftAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // a goroutine that is left fails the bubble
+		r := newRig(t, nil)
+		r.fill(5)
+		r.rotate("v2")
+		time.Sleep(time.Second)
+		if err := r.db.Close(); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if n := r.server.open(""); n != 0 {
+			t.Errorf("%d sessions are open", n)
+		}
+	})
+}
