@@ -1,0 +1,287 @@
+// The contenders: pools that change their login, each in its own way.
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/lib/pq"
+	"github.com/sqlrotate/sqlrotate"
+)
+
+const (
+	nameSQLRotate = "sqlrotate"
+	nameFlip      = "lifetime flip"
+	nameReset     = "pgxpool.Reset"
+	nameNone      = "no rotation"
+)
+
+// login is a role and its password.
+type login struct{ user, password string }
+
+// pool is a pool of connections of one contender.
+type pool interface {
+	// query runs one short statement, in autocommit.
+	query(ctx context.Context) error
+	// transact runs a transaction that is open for some time.
+	transact(ctx context.Context, open time.Duration) error
+	// rotate tells of a new login, and has old connections replaced.
+	rotate(login) error
+	logins() int64
+	close()
+}
+
+// contender opens pools of a kind.
+type contender struct {
+	name string
+	calm bool // nothing is rotated: what the slices of an undisturbed load look like
+	open func(e *env, l load, first login) (pool, error)
+}
+
+func contenders() []contender {
+	return []contender{
+		{name: nameSQLRotate, open: openSQLRotate},
+		{name: nameFlip, open: openFlip},
+		{name: nameReset, open: openReset},
+		{name: nameNone, open: openFlip, calm: true},
+	}
+}
+
+// dialer counts what it dials: without TLS and without cancellations, the logins.
+type dialer struct{ n atomic.Int64 }
+
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	d.n.Add(1)
+	return new(net.Dialer).DialContext(ctx, network, address)
+}
+
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+func (d *dialer) logins() int64 { return d.n.Load() }
+
+const (
+	statement = "select balance from account where id = $1"
+	accounts  = 1000
+)
+
+// standard is what the two over database/sql have in common.
+type standard struct {
+	db *sql.DB
+	dialer
+}
+
+func (p *standard) limit(n int) {
+	p.db.SetMaxOpenConns(n)
+	p.db.SetMaxIdleConns(n)
+}
+
+func (p *standard) query(ctx context.Context) error {
+	var balance int
+	return p.db.QueryRowContext(ctx, statement, account()).Scan(&balance)
+}
+
+func (p *standard) transact(ctx context.Context, open time.Duration) error {
+	tx, err := p.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	var balance int
+	if err := tx.QueryRowContext(ctx, statement, account()).Scan(&balance); err != nil {
+		return err
+	}
+	pause(ctx, open)
+	if err := tx.QueryRowContext(ctx, statement, account()).Scan(&balance); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (p *standard) close() { _ = p.db.Close() }
+
+// rotator is sqlrotate as its README has it, with the login in a file.
+type rotator struct {
+	standard
+	path   string
+	source *sqlrotate.FileSource
+}
+
+func openSQLRotate(e *env, l load, first login) (pool, error) {
+	path := e.file(first)
+	if err := publish(path, first); err != nil {
+		return nil, err
+	}
+	return newRotator(e, l, path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)})
+}
+
+func newRotator(e *env, l load, path string, o sqlrotate.FileOptions) (*rotator, error) {
+	source, err := sqlrotate.NewFileSource(path, o)
+	if err != nil {
+		return nil, err
+	}
+	opener, err := sqlrotate.Postgres(e.server.DSN())
+	if err != nil {
+		return nil, err
+	}
+	p := &rotator{path: path, source: source}
+	c, err := sqlrotate.New(sqlrotate.Config{
+		Source: source,
+		Opener: opener,
+		Window: sqlrotate.Window{Overlap: 10 * time.Minute},
+		Dial:   p.DialContext,
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.db = sqlrotate.OpenDB(c)
+	p.limit(l.conns)
+	return p, nil
+}
+
+func (p *rotator) rotate(l login) error { return publish(p.path, l) }
+
+func (p *rotator) close() {
+	p.standard.close()
+	_ = p.source.Close()
+}
+
+// publish writes a login to a file, by rename.
+func publish(path string, l login) error {
+	content, err := json.Marshal(map[string]string{"username": l.user, "password": l.password})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".next", content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".next", path)
+}
+
+// flip is lib/pq with the latest login, and a lifetime of next to nothing for as
+// long as an operation of the load takes, so that those in use go as well.
+type flip struct {
+	standard
+	cfg   pq.Config
+	brief time.Duration
+
+	mu     sync.Mutex // guards latest
+	latest login
+}
+
+func openFlip(e *env, l load, first login) (pool, error) {
+	cfg, err := pq.NewConfig(e.server.DSN())
+	if err != nil {
+		return nil, err
+	}
+	p := &flip{cfg: cfg, brief: l.longest, latest: first}
+	p.db = sql.OpenDB(p)
+	p.limit(l.conns)
+	return p, nil
+}
+
+func (p *flip) Connect(ctx context.Context) (driver.Conn, error) {
+	cfg := p.cfg.Clone()
+	p.mu.Lock()
+	cfg.User, cfg.Password = p.latest.user, p.latest.password
+	p.mu.Unlock()
+	c, err := pq.NewConnectorConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c.Dialer(&p.dialer)
+	conn, err := c.Connect(ctx)
+	if err != nil {
+		return nil, err // conn is not nil: it holds a nil pointer
+	}
+	return conn, nil
+}
+
+func (p *flip) Driver() driver.Driver { return &pq.Driver{} }
+
+func (p *flip) rotate(l login) error {
+	p.mu.Lock()
+	p.latest = l
+	p.mu.Unlock()
+	p.db.SetConnMaxLifetime(1)
+	time.AfterFunc(p.brief, func() { p.db.SetConnMaxLifetime(0) })
+	return nil
+}
+
+// reset is pgxpool with BeforeConnect and Reset, and its own defaults otherwise.
+type reset struct {
+	pool *pgxpool.Pool
+	dialer
+
+	mu     sync.Mutex // guards latest
+	latest login
+}
+
+func openReset(e *env, l load, first login) (pool, error) {
+	cfg, err := pgxpool.ParseConfig(e.server.DSN())
+	if err != nil {
+		return nil, err
+	}
+	p := &reset{latest: first}
+	cfg.MaxConns = int32(l.conns) //nolint:gosec // some hundreds
+	cfg.ConnConfig.DialFunc = p.DialContext
+	cfg.BeforeConnect = func(_ context.Context, cc *pgx.ConnConfig) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		cc.User, cc.Password = p.latest.user, p.latest.password
+		return nil
+	}
+	p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg)
+	return p, err
+}
+
+func (p *reset) query(ctx context.Context) error {
+	var balance int
+	return p.pool.QueryRow(ctx, statement, account()).Scan(&balance)
+}
+
+func (p *reset) transact(ctx context.Context, open time.Duration) error {
+	tx, err := p.pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(ctx) }()
+	var balance int
+	if err := tx.QueryRow(ctx, statement, account()).Scan(&balance); err != nil {
+		return err
+	}
+	pause(ctx, open)
+	if err := tx.QueryRow(ctx, statement, account()).Scan(&balance); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+func (p *reset) rotate(l login) error {
+	p.mu.Lock()
+	p.latest = l
+	p.mu.Unlock()
+	p.pool.Reset()
+	return nil
+}
+
+func (p *reset) close() { p.pool.Close() }
