@@ -117,7 +117,7 @@ const (
 // Error says what is wrong and what to do about it.
 func (e *DecodeError) Error() string {
 	var b strings.Builder
-	b.WriteString("sqlrotate: no credential in it: ")
+	b.WriteString("no credential in it: ")
 	if e.Format != FormatAuto {
 		b.WriteString("as " + string(e.Format) + ": ")
 	}

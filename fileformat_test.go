@@ -264,7 +264,7 @@ func wantRefusal(t *testing.T, cred Credential, err error, reason string) {
 	if cred.Username != "" || cred.Password.Reveal() != "" {
 		t.Errorf("a credential comes with the error")
 	}
-	if !strings.HasPrefix(err.Error(), "sqlrotate: ") {
+	if !strings.HasPrefix(err.Error(), "no credential in it: ") {
 		t.Errorf("error %q lacks the prefix", err)
 	}
 	wantNoSecret(t, err, "fake-")

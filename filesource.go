@@ -39,7 +39,9 @@ type FileOptions struct {
 	// password. Empty: it must hold one.
 	Username string
 
-	// Format is the format of the file. Empty: it is recognised.
+	// Format is the format of the file. Empty: it is recognised. Name it for a bare
+	// password ([FormatPassword]): one that is generated may happen to look like
+	// something else.
 	Format Format
 
 	// UsernameKey and PasswordKey are the names under which the two are found in
@@ -47,8 +49,8 @@ type FileOptions struct {
 	UsernameKey, PasswordKey string
 
 	// Decode, if set, decodes the content of the file in place of the formats. It
-	// must not keep or change the slice, and its errors must not quote it. It is
-	// not used for a directory.
+	// must not keep or change the slice, and its errors must not quote it. Of
+	// directories it decodes those that hold one file only.
 	Decode func([]byte) (Credential, error)
 
 	// Poll is how often the path is read without any event. All that is promised

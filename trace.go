@@ -70,6 +70,7 @@ type VersionStats struct {
 	Open       int       // connections that logged in with it and are open
 	Oldest     time.Time // when the oldest of them logged in; zero if there is none
 	Seen       time.Time // when it was first read
+	LoggedIn   time.Time // when a login with it succeeded last; zero: never
 	Superseded time.Time // when its successor was read; zero for the latest
 	Ends       time.Time // when it is revoked at the earliest; zero: not known
 	Refused    time.Time // since when the server refuses it; zero if it does not
@@ -147,7 +148,7 @@ func (c *Connector) infoLocked(v *version) VersionStats {
 	info := VersionStats{
 		Number: v.number, Username: v.cred.Username, Version: v.cred.Version,
 		Current: v.superseded.IsZero(), Proven: v.gate.proven, Open: v.open,
-		Seen: v.seen, Superseded: v.superseded, Ends: v.deadline(),
+		Seen: v.seen, LoggedIn: v.gate.proofAt, Superseded: v.superseded, Ends: v.deadline(),
 	}
 	if v.gate.refusals > 0 {
 		info.Refused = v.gate.refusedAt
