@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -201,6 +202,75 @@ func TestNothingIsLeftAfterClose(t *testing.T) {
 		synctest.Wait()
 		if n := r.server.open(""); n != 0 {
 			t.Errorf("%d sessions are open", n)
+		}
+	})
+}
+
+func TestManyRotationsASecondEndWithTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(10)
+		for i := range 100 {
+			r.rotate(fmt.Sprintf("w%d", i))
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(30 * time.Second)
+		if n := r.server.open(""); n != r.server.open("w99") {
+			t.Errorf("%d connections, %d with the last credential", n, r.server.open("w99"))
+		}
+		if err := r.query("0s"); err != nil {
+			t.Error(err)
+		}
+		if n := len(r.c.Stats().Versions); n > maxVersions+1 {
+			t.Errorf("%d versions are remembered", n)
+		}
+		if n := r.c.Stats().Logins; n > 250 {
+			t.Errorf("%d logins for 100 rotations of 10 connections", n)
+		}
+	})
+}
+
+func TestRotationBackInTheMiddleOfADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(20)
+		r.rotate("v2")
+		time.Sleep(4 * time.Second)
+		r.source.publish("v1", "p1")
+		time.Sleep(30 * time.Second)
+		if n := r.server.open("v2"); n != 0 {
+			t.Errorf("%d connections of the credential that was taken back", n)
+		}
+		current := r.c.Stats().Versions[0]
+		if current.Number != 1 || !current.Ends.IsZero() {
+			t.Errorf("the current version is %+v", current)
+		}
+		time.Sleep(15 * time.Minute) // past what was to be its end
+		if err := r.query("0s"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestPoolThatChangesDuringADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(20)
+		r.rotate("v2")
+		time.Sleep(3 * time.Second)
+		r.db.SetMaxOpenConns(5)
+		time.Sleep(30 * time.Second)
+		if n := r.server.open("v1"); n != 0 {
+			t.Errorf("%d old connections", n)
+		}
+		r.rotate("v3")
+		time.Sleep(100 * time.Millisecond)
+		if err := r.db.Close(); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if n := r.server.open(""); n != 0 {
+			t.Errorf("%d sessions are open after Close", n)
 		}
 	})
 }
