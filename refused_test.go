@@ -121,8 +121,6 @@ func rest(d time.Duration) { <-time.After(d) }
 // Scenario 3, with a gap of 6 s for its 45 and a bridge of 10 s for its 60; and the
 // shorter gap of everyday, with callers in a hurry.
 func TestPasswordChangedInPlaceFailsNoQuery(t *testing.T) {
-	t.Parallel()
-	var wg sync.WaitGroup // all cases at once: they wait most of the time
 	for _, test := range []struct {
 		name          string
 		gap, patience time.Duration
@@ -137,37 +135,34 @@ func TestPasswordChangedInPlaceFailsNoQuery(t *testing.T) {
 		{"with new connections all the time", 3 * time.Second, 5 * time.Second, 0, 20, 20, -1, 25},
 		{"with a pool that must grow", 6 * time.Second, 10 * time.Second, 10 * time.Second, 3, 20, 20, 25},
 	} {
-		wg.Go(func() {
-			t.Run(test.name, func(t *testing.T) {
-				w := newWitness(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
-					cfg.Window, cfg.Bridge, cfg.Drain = InPlace(), test.bridge, time.Second
-				})
-				w.db.SetMaxOpenConns(test.before)
-				w.db.SetMaxIdleConns(test.idle)
-				l := w.startLoad(20, 5*time.Millisecond, test.patience)
-				w.eventually(10*time.Second, "load", func() bool { return l.count() > 100 })
-
-				role := roleLogin{w.role, rand.Text()}
-				w.passwords = append(w.passwords, role.password)
-				if err := w.server.AlterPassword(t.Context(), role.name, role.password); err != nil {
-					t.Fatal(err)
-				}
-				w.db.SetMaxOpenConns(test.after)
-				rest(test.gap)
-				w.publish(role)
-				took := w.eventually(5*time.Second, "the new password in use", func() bool { return w.c.Stats().Versions[0].Number == 2 && w.c.Stats().Versions[0].Proven })
-				n := l.count()
-				w.eventually(10*time.Second, "load", func() bool { return l.count() > n+100 })
-				l.mustNotFail()
-				got := w.attempts(role.name)
-				if got["28P01"] > test.refused {
-					t.Errorf("%d refused logins, more than %d", got["28P01"], test.refused)
-				}
-				t.Logf("in use %v after the file; %d operations; logins by SQLSTATE: %v", took, l.count(), got)
+		t.Run(test.name, func(t *testing.T) {
+			w := newWitness(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
+				cfg.Window, cfg.Bridge, cfg.Drain = InPlace(), test.bridge, time.Second
 			})
+			w.db.SetMaxOpenConns(test.before)
+			w.db.SetMaxIdleConns(test.idle)
+			l := w.startLoad(20, 5*time.Millisecond, test.patience)
+			w.eventually(10*time.Second, "load", func() bool { return l.count() > 100 })
+
+			role := roleLogin{w.role, rand.Text()}
+			w.passwords = append(w.passwords, role.password)
+			if err := w.server.AlterPassword(t.Context(), role.name, role.password); err != nil {
+				t.Fatal(err)
+			}
+			w.db.SetMaxOpenConns(test.after)
+			rest(test.gap)
+			w.publish(role)
+			took := w.eventually(5*time.Second, "the new password in use", func() bool { return w.c.Stats().Versions[0].Number == 2 && w.c.Stats().Versions[0].Proven })
+			n := l.count()
+			w.eventually(10*time.Second, "load", func() bool { return l.count() > n+100 })
+			l.mustNotFail()
+			got := w.attempts(role.name)
+			if got["28P01"] > test.refused {
+				t.Errorf("%d refused logins, more than %d", got["28P01"], test.refused)
+			}
+			t.Logf("in use %v after the file; %d operations; logins by SQLSTATE: %v", took, l.count(), got)
 		})
 	}
-	wg.Wait()
 }
 
 // Scenario 5: the file is ahead of the server.
