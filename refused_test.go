@@ -385,9 +385,7 @@ func TestDeadOnArrivalRetiresNothing(t *testing.T) {
 				if n := attempts[""] + attempts["28P01"]; n < 1 || n > 5 {
 					t.Errorf("logins by SQLSTATE: %v", attempts)
 				}
-				w.mu.Lock()
 				health := fmt.Sprint(w.c.Healthy())
-				w.mu.Unlock()
 				for _, word := range []string{"refused credential #2", dead.name, test.state, test.says, "logins use #1"} {
 					if !strings.Contains(health, word) {
 						t.Errorf("%q does not say %q", health, word)

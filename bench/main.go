@@ -82,7 +82,7 @@ func report(l load, all map[string][]outcome) {
 		d := func(name string, pick func(outcome) dist, rest string) {
 			fmt.Printf("| %s |", name)
 			for _, figure := range []func(dist) float64{dist.p50ms, dist.p99ms, dist.p999ms, dist.maxms} {
-				fmt.Printf(" %.3g |", median(os, func(o outcome) float64 { return figure(pick(o)) }))
+				fmt.Printf(" %s |", short(median(os, func(o outcome) float64 { return figure(pick(o)) })))
 			}
 			fmt.Printf(" %s |\n", rest)
 		}
@@ -131,7 +131,7 @@ func spread(os []outcome, f func(outcome) float64) string {
 		values[i] = f(o)
 	}
 	at := func(q int) float64 { return quartileOf(values, q) }
-	return fmt.Sprintf("%.3g (%.3g to %.3g)", at(2), at(1), at(3))
+	return fmt.Sprintf("%s (%s to %s)", short(at(2)), short(at(1)), short(at(3)))
 }
 
 func quartile(os []outcome, f func(outcome) float64, q int) float64 {
@@ -140,6 +140,14 @@ func quartile(os []outcome, f func(outcome) float64, q int) float64 {
 		values[i] = f(o)
 	}
 	return quartileOf(values, q)
+}
+
+// short returns a figure as far as it means anything.
+func short(x float64) string {
+	if x >= 10 {
+		return fmt.Sprintf("%.0f", x)
+	}
+	return fmt.Sprintf("%.2g", x)
 }
 
 // quartileOf returns the q-th quartile: of an even number of values, the upper of
