@@ -58,6 +58,7 @@ type keeperState struct {
 	checkAt   time.Time     // when an old role is next asked after
 	checkWait time.Duration // and how long after that
 	peak      int           // most connections in the pool since the drain began
+	conns     []pooled      // what decideLocked last knew of the pool; kept for its memory
 }
 
 // Manage lets c set the lifetime of db's connections, for a pool that was opened
@@ -174,14 +175,22 @@ func (c *Connector) step(now time.Time) time.Duration {
 // severLocked returns the sessions whose credential has ended, and when to look
 // again.
 func (c *Connector) severLocked(now time.Time) (over []*session, wake time.Time) {
-	for s := range c.sessions {
-		switch deadline := s.version.deadline(); {
-		case deadline.IsZero() || s.severed:
-		case s.version.ended(now):
-			s.severed = true
-			over = append(over, s)
+	due := false
+	for _, v := range c.versions {
+		switch deadline := v.deadline(); {
+		case deadline.IsZero() || v.open == 0 && v.gate.inflight == 0:
+		case v.ended(now):
+			due = true
 		default:
 			wake = earliest(wake, deadline, now.Add(wallClock))
+		}
+	}
+	if due { // there are many more sessions than versions
+		for s := range c.sessions {
+			if !s.severed && s.version.ended(now) {
+				s.severed = true
+				over = append(over, s)
+			}
 		}
 	}
 	c.versions = prune(c.versions, now)
@@ -227,16 +236,16 @@ func (c *Connector) decideLocked(now time.Time) decision {
 	if len(c.dbs) == 0 {
 		return decision{line: k.line}
 	}
-	conns := make([]pooled, len(c.pool))
+	k.conns = k.conns[:0]
 	eager := false
-	for i, s := range c.pool {
+	for _, s := range c.pool {
 		outdated := c.outdatedLocked(s.version, now)
-		conns[i] = pooled{
+		k.conns = append(k.conns, pooled{
 			born:  s.born,
 			by:    c.mustGoBy(s, outdated),
 			eager: outdated,
 			dead:  outdated && s.version.dead,
-		}
+		})
 		eager = eager || outdated
 	}
 	switch {
@@ -254,7 +263,7 @@ func (c *Connector) decideLocked(now time.Time) decision {
 		standby: c.standby != nil,
 		drain:   k.drain,
 		spread:  c.baseLifetimeLocked() / 5,
-		conns:   conns,
+		conns:   k.conns,
 	}.decide()
 }
 
