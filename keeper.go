@@ -144,9 +144,9 @@ func (c *Connector) step(now time.Time) time.Duration {
 	if hold || release {
 		for _, db := range dbs {
 			// Shortening the lifetime wakes the pool's cleaner, so lengthen first.
-			db.SetConnMaxLifetime(base)
+			setLifetime(db, base)
 			if hold {
-				db.SetConnMaxLifetime(life)
+				setLifetime(db, life)
 			}
 		}
 	}
@@ -170,6 +170,18 @@ func (c *Connector) step(now time.Time) time.Duration {
 		return 0
 	}
 	return max(next.Sub(now), 1)
+}
+
+// setLifetime sets the lifetime of db's connections, unless db is closed: then
+// database/sql would start a cleaner that sleeps for as long, or panic with a send
+// on its closed channel (see DB.Close and DB.SetConnMaxLifetime).
+func setLifetime(db *sql.DB, d time.Duration) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	// An open pool says that the context is done, and does nothing else.
+	if err := db.PingContext(ctx); errors.Is(err, context.Canceled) {
+		db.SetConnMaxLifetime(d)
+	}
 }
 
 // severLocked returns the sessions whose credential has ended, and when to look
