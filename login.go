@@ -211,7 +211,14 @@ func (c *Connector) unusableLocked(v *version, start, now time.Time, cause error
 			Waited:   now.Sub(start),
 			errs:     []error{v.gate.refusal},
 		}
-		anySQLState(v.gate.refusal, func(state string) bool { e.SQLState = state; return true })
+		// Of several hosts' errors, one that is about the credential.
+		anySQLState(v.gate.refusal, func(state string) bool {
+			refused := credentialRefused(state)
+			if e.SQLState == "" || refused {
+				e.SQLState = state
+			}
+			return refused
+		})
 		if cause != nil {
 			e.errs = append(e.errs, cause)
 		}
