@@ -373,7 +373,8 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 		return earliest(wake, k.retryAt) // a server that is down or full is left alone
 	}
 	current := c.versions[0]
-	if !current.ended(now) && (current.gate.refusals > 0 || !current.gate.proven && len(c.versions) > 1) {
+	deserted := current.gate.deserted() && c.waiting > 0
+	if !current.ended(now) && (deserted || current.gate.refusals > 0 || !current.gate.proven && len(c.versions) > 1) {
 		ok, wait := current.gate.admit(now)
 		if ok {
 			c.loginInBackgroundLocked(current, true)

@@ -274,3 +274,32 @@ func TestPoolThatChangesDuringADrain(t *testing.T) {
 		}
 	})
 }
+
+func TestCallersWithoutPatienceDoNotHammer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.server.set(func(s *fakeServer) { s.latency = 500 * time.Millisecond })
+		r.source.publish("v1", "wrong")
+		ask := func(d time.Duration) (failed int) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			for ctx.Err() == nil {
+				impatient, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+				if r.db.PingContext(impatient) != nil {
+					failed++
+				}
+				cancel()
+			}
+			return failed
+		}
+		ask(10 * time.Second)
+		if n, _ := r.server.attempts("v1"); n < 2 || n > 8 {
+			t.Errorf("%d attempts in ten seconds", n)
+		}
+		r.source.publish("v1", "p1")
+		ask(5 * time.Second)
+		if n := ask(10 * time.Second); n > 0 {
+			t.Errorf("%d failures with the right password: nobody logged in for those who don't wait", n)
+		}
+	})
+}

@@ -161,6 +161,9 @@ func (c *Connector) chooseLocked(now time.Time) (*version, time.Duration) {
 		if !c.usable(v, now) {
 			continue
 		}
+		if v.gate.deserted() && v.superseded.IsZero() && len(c.dbs) > 0 {
+			break // the keeper logs in: wait for what comes of it
+		}
 		ok, w := v.gate.admit(now)
 		if ok {
 			return v, 0
@@ -276,9 +279,9 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 		s.ready = now
 		c.counts.logins++
 	case over(ctx) || c.ctx.Err() != nil:
-		v.gate.cancelled()
+		v.gate.cancelled(now)
 	case s.severed:
-		v.gate.cancelled()
+		v.gate.cancelled(now)
 		refused = true // its credential ended meanwhile: let the caller try another one
 	case probed && !broken(err), c.cfg.Opener.Rejected(err):
 		refused = true

@@ -70,6 +70,10 @@ const (
 	// one follows it.
 	patience = time.Second
 
+	// maxAbandoned is how many logins in a row may be given up by their callers
+	// before the keeper makes the next one, with a patience of its own.
+	maxAbandoned = 2
+
 	// A refused credential is tried again after retryMin, then twice that, and so
 	// on up to retryMax.
 	retryMin = 500 * time.Millisecond
@@ -88,6 +92,7 @@ type gate struct {
 	refusedAt time.Time // the first of them
 	next      time.Time // not before, after a refusal
 	refusal   error     // the last of them
+	abandoned int       // logins given up by their callers, in a row
 	failures  int       // logins that failed for another reason, ever
 	failure   error     // the last of them
 }
@@ -108,7 +113,7 @@ func (g *gate) wait(now time.Time) time.Duration {
 	if g.refusals == 0 && !g.proofAt.IsZero() && now.Sub(g.proofAt) < proofTTL {
 		return 0
 	}
-	if wait := g.next.Sub(now); g.refusals > 0 && wait > 0 {
+	if wait := g.next.Sub(now); (g.refusals > 0 || g.deserted()) && wait > 0 {
 		return wait
 	}
 	if g.inflight > 0 {
@@ -120,12 +125,12 @@ func (g *gate) wait(now time.Time) time.Duration {
 func (g *gate) succeeded(now time.Time) {
 	g.inflight--
 	g.proven, g.proofAt = true, now
-	g.refusals, g.refusal = 0, nil
+	g.refusals, g.refusal, g.abandoned = 0, nil, 0
 }
 
 func (g *gate) refused(now time.Time, err error) {
 	g.inflight--
-	g.refusal = err
+	g.refusal, g.abandoned = err, 0
 	if g.refusals > 0 && now.Before(g.next) {
 		return // it went out together with the one that was counted
 	}
@@ -139,12 +144,26 @@ func (g *gate) refused(now time.Time, err error) {
 func (g *gate) failed(err error) {
 	g.inflight--
 	g.failures++
-	g.failure = err
+	g.failure, g.abandoned = err, 0
 }
 
 // cancelled is for a login that was given up by its caller: it says nothing about
-// the credential or the server.
-func (g *gate) cancelled() { g.inflight-- }
+// the credential or the server. But if that happens again and again, the server may
+// be refusing more slowly than callers wait.
+func (g *gate) cancelled(now time.Time) {
+	g.inflight--
+	if g.deserted() && now.Before(g.next) {
+		return // it went out together with the one that was counted
+	}
+	g.abandoned++
+	if g.deserted() {
+		g.next = now.Add(backoff(g.abandoned - maxAbandoned))
+	}
+}
+
+// deserted reports whether no caller waits long enough to learn what comes of a
+// login.
+func (g *gate) deserted() bool { return g.abandoned > maxAbandoned }
 
 // backoff returns how long to wait after the n-th refusal in a row.
 func backoff(n int) time.Duration {
