@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sqlrotate/sqlrotate/internal/ledger"
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
 
@@ -39,9 +40,9 @@ type service struct {
 func newService(tb testing.TB, server *pgtest.Server, adjust func(*Config)) *service {
 	tb.Helper()
 	s := &service{TB: tb, server: server, path: filepath.Join(tb.TempDir(), "db.json"), log: &logbook{}}
-	s.exec("create table if not exists account (id int primary key, balance int not null)")
-	s.exec("insert into account select n, 100 from generate_series(1, 100) n on conflict do nothing")
-	s.exec("create table if not exists entry (id text not null)")
+	if err := ledger.Create(tb.Context(), server.Admin()); err != nil {
+		tb.Fatal(err)
+	}
 	s.publish(s.newRole())
 
 	source, err := NewFileSource(s.path, FileOptions{Logger: s.log.logger(), Poll: 200 * time.Millisecond})
@@ -186,135 +187,35 @@ func (l *logbook) String() string {
 
 func (l *logbook) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-// load is an application under way: autocommit statements and transactions of
-// three, with a note of every write that was acknowledged.
+// load is an application under way on a service.
 type load struct {
-	s     *service
-	stop  context.CancelFunc
-	done  sync.WaitGroup
-	think time.Duration
-
-	mu      sync.Mutex
-	acked   []string
-	unknown map[string]bool // failed: may or may not be there
-	errs    []error
-	queries int
+	*ledger.Ledger
+	s *service
 }
 
-// startLoad runs workers until stopped; each query may take patience.
+// startLoad runs workers until stopped; each operation may take patience.
 func (s *service) startLoad(workers int, think, patience time.Duration) *load {
-	ctx, stop := context.WithCancel(context.Background())
-	l := &load{s: s, stop: stop, think: think, unknown: map[string]bool{}}
-	s.Cleanup(func() { stop(); l.done.Wait() })
-	for w := range workers {
-		l.done.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
-				id := rand.Text()
-				qctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-				var err error
-				if (n+w)%3 == 0 {
-					err = transfer(qctx, s.db, id, n)
-				} else {
-					_, err = s.db.ExecContext(qctx, "insert into entry values ($1)", id)
-				}
-				cancel()
-				l.note(id, err)
-				if l.think > 0 {
-					select {
-					case <-time.After(l.think):
-					case <-ctx.Done():
-					}
-				}
-			}
-		})
-	}
+	l := &load{ledger.Start(s.db, ledger.Options{Workers: workers, Think: think, Patience: patience}), s}
+	s.Cleanup(l.Stop)
 	return l
-}
-
-func transfer(ctx context.Context, db *sql.DB, id string, n int) error {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, "update account set balance = balance + 1 where id = $1", n%100+1); err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, "select count(*) from account"); err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, "insert into entry values ($1)", id); err != nil {
-		return err
-	}
-	return tx.Commit()
-}
-
-func (l *load) note(id string, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queries++
-	if err == nil {
-		l.acked = append(l.acked, id)
-		return
-	}
-	l.unknown[id] = true
-	l.errs = append(l.errs, err)
-}
-
-// failed returns how many operations have failed.
-func (l *load) failed() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.errs)
-}
-
-// count returns how many operations have been done.
-func (l *load) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.queries
 }
 
 // more waits until n more operations are done.
 func (l *load) more(n int) {
 	l.s.Helper()
-	before := l.count()
-	l.s.eventually(30*time.Second, "more load", func() bool { return l.count() > before+n })
+	before := l.Done()
+	l.s.eventually(30*time.Second, "more load", func() bool { return l.Done() > before+n })
 }
 
-// finish stops the load and checks the books: every acknowledged write is there
-// exactly once, and nothing that nobody wrote.
+// failed returns how many operations have failed.
+func (l *load) failed() int { return len(l.Failures()) }
+
+// finish stops the load and checks the books.
 func (l *load) finish() {
 	l.s.Helper()
-	l.stop()
-	l.done.Wait()
-	rows, err := l.s.server.Admin().QueryContext(context.Background(), "select id, count(*) from entry group by id")
-	if err != nil {
-		l.s.Fatal(err)
-	}
-	defer func() { _ = rows.Close() }()
-	there := map[string]int{}
-	for rows.Next() {
-		var id string
-		var n int
-		if err := rows.Scan(&id, &n); err != nil {
-			l.s.Fatal(err)
-		}
-		there[id] = n
-	}
-	if err := rows.Err(); err != nil {
-		l.s.Fatal(err)
-	}
-	for _, id := range l.acked {
-		if there[id] != 1 {
-			l.s.Errorf("an acknowledged write is there %d times", there[id])
-		}
-		delete(there, id)
-	}
-	for id, n := range there {
-		if n != 1 || !l.unknown[id] {
-			l.s.Errorf("a write that was not acknowledged is there %d times", n)
-		}
+	l.Stop()
+	if err := l.Audit(context.Background(), l.s.server.Admin()); err != nil {
+		l.s.Error(err)
 	}
 }
 
@@ -322,10 +223,10 @@ func (l *load) finish() {
 func (l *load) mustNotFail() {
 	l.s.Helper()
 	l.finish()
-	if len(l.errs) > 0 {
-		l.s.Errorf("%d of %d operations failed; first: %v\n%+v\n%s", len(l.errs), l.queries, l.errs[0], l.s.c.Stats(), l.s.log)
+	if failures := l.Failures(); len(failures) > 0 {
+		l.s.Errorf("%d of %d operations failed; first: %v\n%+v\n%s", len(failures), l.Done(), failures[0].Err, l.s.c.Stats(), l.s.log)
 	}
-	if l.queries == 0 {
+	if l.Done() == 0 {
 		l.s.Error("the load did nothing")
 	}
 }
@@ -361,7 +262,7 @@ func TestAMinuteOfRotationsFailsNoQuery(t *testing.T) {
 	if got := s.c.Stats(); got.Overran > 0 || int(got.Rotations) != rotations {
 		t.Errorf("%d rotations; %+v", rotations, got)
 	}
-	t.Logf("%d rotations, %d operations; %+v", rotations, l.queries, s.c.Stats())
+	t.Logf("%d rotations, %d operations; %+v", rotations, l.Done(), s.c.Stats())
 }
 
 // Scenario 2: the revocation also ends the sessions, which would make database/sql
@@ -406,7 +307,7 @@ func TestAnOldRoleThatDiesEarlyIsLeftAtOnce(t *testing.T) {
 		t.Errorf("%d operations failed after the last old connection had gone", l.failed()-n)
 	}
 	l.finish()
-	t.Logf("no session of the dead role after %v, %d of %d operations failed", took, l.failed(), l.count())
+	t.Logf("no session of the dead role after %v, %d of %d operations failed", took, l.failed(), l.Done())
 }
 
 // Scenario 10: the current role dies, and its successor comes five seconds later.

@@ -142,7 +142,7 @@ func TestPasswordChangedInPlaceFailsNoQuery(t *testing.T) {
 			w.db.SetMaxOpenConns(test.before)
 			w.db.SetMaxIdleConns(test.idle)
 			l := w.startLoad(20, 5*time.Millisecond, test.patience)
-			w.eventually(10*time.Second, "load", func() bool { return l.count() > 100 })
+			w.eventually(10*time.Second, "load", func() bool { return l.Done() > 100 })
 
 			role := roleLogin{w.role, rand.Text()}
 			w.passwords = append(w.passwords, role.password)
@@ -153,14 +153,14 @@ func TestPasswordChangedInPlaceFailsNoQuery(t *testing.T) {
 			rest(test.gap)
 			w.publish(role)
 			took := w.eventually(5*time.Second, "the new password in use", func() bool { return w.c.Stats().Versions[0].Number == 2 && w.c.Stats().Versions[0].Proven })
-			n := l.count()
-			w.eventually(10*time.Second, "load", func() bool { return l.count() > n+100 })
+			n := l.Done()
+			w.eventually(10*time.Second, "load", func() bool { return l.Done() > n+100 })
 			l.mustNotFail()
 			got := w.attempts(role.name)
 			if got["28P01"] > test.refused {
 				t.Errorf("%d refused logins, more than %d", got["28P01"], test.refused)
 			}
-			t.Logf("in use %v after the file; %d operations; logins by SQLSTATE: %v", took, l.count(), got)
+			t.Logf("in use %v after the file; %d operations; logins by SQLSTATE: %v", took, l.Done(), got)
 		})
 	}
 }
@@ -184,7 +184,7 @@ func TestRolePublishedBeforeItExistsFailsNoQuery(t *testing.T) {
 				w.db.SetMaxIdleConns(test.idle)
 				l := w.startLoad(test.workers, 5*time.Millisecond, 5*time.Second)
 				if test.workers > 0 {
-					w.eventually(10*time.Second, "load", func() bool { return l.count() > 100 })
+					w.eventually(10*time.Second, "load", func() bool { return l.Done() > 100 })
 				} else if _, err := w.query(5 * time.Second); err != nil {
 					t.Fatal(err)
 				}
@@ -369,7 +369,7 @@ func TestDeadOnArrivalRetiresNothing(t *testing.T) {
 					cfg.Probe, cfg.Drain = test.probe, 500*time.Millisecond
 				})
 				l := w.startLoad(10, 5*time.Millisecond, 5*time.Second)
-				w.eventually(10*time.Second, "load", func() bool { return l.count() > 100 })
+				w.eventually(10*time.Second, "load", func() bool { return l.Done() > 100 })
 				old := w.role
 				dead := test.make(w)
 				w.publish(dead)
@@ -458,7 +458,7 @@ func TestServerWithoutRoomIsNotARefusal(t *testing.T) {
 					cfg.Dial, cfg.Drain = dials.dial, 500*time.Millisecond
 				})
 				l := w.startLoad(5, 5*time.Millisecond, 5*time.Second)
-				w.eventually(10*time.Second, "load", func() bool { return l.count() > 200 })
+				w.eventually(10*time.Second, "load", func() bool { return l.Done() > 200 })
 				if !test.load {
 					l.mustNotFail()
 				}

@@ -1,0 +1,195 @@
+// Package ledger is an application for tests: workers that write to a database
+// through a pool, and the books that say afterwards whether every write that was
+// acknowledged is there exactly once.
+//
+// Nothing here imports testing.
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Options say what the application does. Workers must be given.
+type Options struct {
+	// Workers is how many goroutines work.
+	Workers int
+
+	// Think is how long each rests between two operations. Zero: not at all.
+	Think time.Duration
+
+	// Patience bounds each operation. Zero means 30 s.
+	Patience time.Duration
+}
+
+// Ledger is the application under way. All methods are safe for concurrent use.
+type Ledger struct {
+	db       *sql.DB
+	think    time.Duration
+	patience time.Duration
+	cancel   context.CancelFunc
+	workers  sync.WaitGroup
+
+	mu       sync.Mutex
+	done     int
+	acked    []string
+	unknown  map[string]bool // failed: may or may not be there
+	failures []Failure
+	slowest  time.Duration
+}
+
+// Failure is an operation that failed.
+type Failure struct {
+	From, To time.Time
+	Err      error
+}
+
+// Create makes the tables that the application writes to, unless they are there.
+// Roles that the application logs in with need to read and write them.
+func Create(ctx context.Context, admin *sql.DB) error {
+	for _, statement := range []string{
+		"create table if not exists account (id int primary key, balance int not null)",
+		"insert into account select n, 100 from generate_series(1, 100) n on conflict do nothing",
+		"create table if not exists entry (id text not null)",
+	} {
+		if _, err := admin.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("ledger: %w", err)
+		}
+	}
+	return nil
+}
+
+// Start sets the workers to work on db: autocommit statements, and every third time
+// a transaction of three. Stop ends that.
+func Start(db *sql.DB, o Options) *Ledger {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &Ledger{db: db, think: o.Think, patience: o.Patience, cancel: cancel, unknown: map[string]bool{}}
+	if l.patience == 0 {
+		l.patience = 30 * time.Second
+	}
+	for w := range o.Workers {
+		l.workers.Go(func() {
+			for n := w; ctx.Err() == nil; n++ {
+				l.operate(context.WithoutCancel(ctx), n)
+				if l.think > 0 {
+					select {
+					case <-time.After(l.think):
+					case <-ctx.Done():
+					}
+				}
+			}
+		})
+	}
+	return l
+}
+
+func (l *Ledger) operate(ctx context.Context, n int) {
+	ctx, cancel := context.WithTimeout(ctx, l.patience)
+	defer cancel()
+	id, from := rand.Text(), time.Now()
+	var err error
+	if n%3 == 0 {
+		err = l.transfer(ctx, id, n)
+	} else {
+		_, err = l.db.ExecContext(ctx, "insert into entry values ($1)", id)
+	}
+	to := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done++
+	l.slowest = max(l.slowest, to.Sub(from))
+	if err == nil {
+		l.acked = append(l.acked, id)
+		return
+	}
+	l.unknown[id] = true
+	l.failures = append(l.failures, Failure{from, to, err})
+}
+
+func (l *Ledger) transfer(ctx context.Context, id string, n int) error {
+	tx, err := l.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(ctx, "update account set balance = balance + 1 where id = $1", n%100+1); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "select count(*) from account"); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "insert into entry values ($1)", id); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// Done returns how many operations have been done, failed ones included.
+func (l *Ledger) Done() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done
+}
+
+// Failures returns the operations that have failed.
+func (l *Ledger) Failures() []Failure {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]Failure(nil), l.failures...)
+}
+
+// Slowest returns how long the slowest operation took.
+func (l *Ledger) Slowest() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.slowest
+}
+
+// Stop lets the workers finish what they are doing.
+func (l *Ledger) Stop() {
+	l.cancel()
+	l.workers.Wait()
+}
+
+// Audit holds what the workers were told, once stopped, against what is in the
+// database: every acknowledged write is there exactly once, those that failed at
+// most once, and nothing that nobody wrote.
+func (l *Ledger) Audit(ctx context.Context, admin *sql.DB) error {
+	rows, err := admin.QueryContext(ctx, "select id, count(*) from entry group by id")
+	if err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	there := map[string]int{}
+	for rows.Next() {
+		var id string
+		var n int
+		if err := rows.Scan(&id, &n); err != nil {
+			return fmt.Errorf("ledger: %w", err)
+		}
+		there[id] = n
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for _, id := range l.acked {
+		if there[id] != 1 {
+			errs = append(errs, fmt.Errorf("ledger: an acknowledged write is there %d times", there[id]))
+		}
+		delete(there, id)
+	}
+	for id, n := range there {
+		if n != 1 || !l.unknown[id] {
+			errs = append(errs, fmt.Errorf("ledger: a write that was not acknowledged is there %d times", n))
+		}
+	}
+	return errors.Join(errs...)
+}
