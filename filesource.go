@@ -4,7 +4,9 @@
 package sqlrotate
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -61,7 +64,8 @@ type FileOptions struct {
 	// Settle is how long content that was written in place must be left alone
 	// before it is believed: longer than any pause within one rewrite. Until
 	// then the last good credential is served. What was put in place as a whole,
-	// by a rename or a change of a symlink, does not wait for it. (Neither does a
+	// by a rename or a change of a symlink, does not wait for it, and nor does JSON
+	// where there was nothing before: it shows its end. (Neither does a
 	// file that was removed and created again between two looks, once it is 30 ms
 	// old: who writes a bare password in that way, and in pieces, is misread. A
 	// format that shows its end, such as JSON, can't be.) Zero means
@@ -542,8 +546,8 @@ func (s *FileSource) observe(f *flight) {
 	if err != nil {
 		s.mu.Lock()
 		s.candidate = nil
-		if errors.Is(err, fs.ErrNotExist) {
-			s.gone, s.seen = true, identity{}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) || errors.Is(err, syscall.ELOOP) {
+			s.gone, s.seen = true, identity{} // what comes next is another file
 		}
 		s.mu.Unlock()
 		s.fail(err, nil)
@@ -617,20 +621,26 @@ func (s *FileSource) judgeLocked(snap snapshot, now time.Time) verdict {
 
 // settleTime returns for how long new content must not change before it is
 // believed. inPlace: the same file had other content at the last look; gone: there
-// was none.
+// was none, and what is there now may have been made a moment ago, to be filled.
 func settleTime(snap snapshot, inPlace, gone bool, now time.Time, settle time.Duration) time.Duration {
 	switch {
 	case inPlace:
 		return settle
 	case snap.id.version != "":
 		return 0 // it was complete before ..data named it
-	case gone:
+	case gone && !showsItsEnd(snap.data):
 		return settle
 	case age(snap.modTime, now) >= young:
 		return 0
 	default:
 		return young
 	}
+}
+
+// showsItsEnd reports whether no part of data, from its beginning, could be taken for
+// all of it.
+func showsItsEnd(data []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{")) && json.Valid(data)
 }
 
 // age returns how long ago a file was modified, at the least: a file system that

@@ -604,17 +604,23 @@ func TestSettleTimeDependsOnHowItWasWritten(t *testing.T) {
 		age           time.Duration
 		version       string
 		inPlace, gone bool
+		data          string
 		want          time.Duration
 	}{
-		{"replaced, old", young, "", false, false, 0},
-		{"replaced, a nanosecond younger", young - 1, "", false, false, young},
-		{"in place, however old", time.Hour, "", true, false, settle},
-		{"where nothing was", time.Hour, "", false, true, settle},
-		{"another ..data", 0, "..v2", false, false, 0},
-		{"another ..data where nothing was", 0, "..v2", false, true, 0},
-		{"within one ..data", time.Hour, "..v2", true, false, settle},
+		{"replaced, old", young, "", false, false, "", 0},
+		{"replaced, a nanosecond younger", young - 1, "", false, false, "", young},
+		{"in place, however old", time.Hour, "", true, false, "", settle},
+		{"where nothing was", time.Hour, "", false, true, "", settle},
+		{"JSON where nothing was", young, "", false, true, " {}", 0},
+		{"JSON where nothing was, young", 0, "", false, true, "{}\n", young},
+		{"a beginning of JSON where nothing was", time.Hour, "", false, true, `{"username":`, settle},
+		{"a number where nothing was", time.Hour, "", false, true, "12", settle},
+		{"JSON in place", time.Hour, "", true, false, "{}", settle},
+		{"another ..data", 0, "..v2", false, false, "", 0},
+		{"another ..data where nothing was", 0, "..v2", false, true, "", 0},
+		{"within one ..data", time.Hour, "..v2", true, false, "", settle},
 	} {
-		snap := snapshot{modTime: now.Add(-c.age), id: identity{version: c.version}}
+		snap := snapshot{modTime: now.Add(-c.age), id: identity{version: c.version}, data: []byte(c.data)}
 		if got := settleTime(snap, c.inPlace, c.gone, now, settle); got != c.want {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)
 		}
