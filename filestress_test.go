@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -241,110 +240,6 @@ func (way wayOfWriting) neverTorn(t *testing.T, rewrites, pauseEach int) (valid 
 	}
 	t.Logf("%d rewrites, %d reads, %d versions served", rewrites, reads, versions)
 	return true
-}
-
-// Whatever happens to the file, the last good credential is served, and when the
-// file is good again so is the source. SQLROTATE_CHAOS=60s makes it longer.
-func TestFileSourceSurvivesChaos(t *testing.T) {
-	length := 5 * time.Second
-	if v := os.Getenv("SQLROTATE_CHAOS"); v != "" {
-		length = duration(t, v)
-	} else if testing.Short() {
-		length = time.Second
-	}
-	root := t.TempDir()
-	dir := filepath.Join(root, "dir")
-	path := filepath.Join(dir, "secret")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := replace(path, padded(1)); err != nil {
-		t.Fatal(err)
-	}
-	const poll = 500 * time.Millisecond
-	s, err := NewFileSource(path, FileOptions{Poll: poll, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-
-	ctx, cancel := context.WithTimeout(t.Context(), length)
-	defer cancel()
-	var readers sync.WaitGroup
-	for range 4 {
-		readers.Go(func() {
-			newest := 0
-			for ctx.Err() == nil {
-				cred, err := s.Credential(t.Context())
-				n, whole := numbered(cred)
-				if err != nil || !whole || n < newest {
-					t.Errorf("served user %q, password %q after number %d: %v", cred.Username, cred.Password.Reveal(), newest, err)
-					return
-				}
-				newest = n
-				<-time.After(time.Millisecond)
-			}
-		})
-	}
-
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	n := 1
-	away := filepath.Join(root, "away")
-	clear := func() { _ = os.RemoveAll(path) }
-	actions := []struct {
-		name string
-		do   func() error
-	}{
-		{"rename", func() error { clear(); n++; return replace(path, padded(n)) }},
-		{"rename", func() error { n++; clear(); return replace(path, padded(n)) }},
-		{"write in place", func() error { n++; clear(); return write(path, padded(n)) }},
-		{"delete", func() error { clear(); return nil }},
-		{"truncate", func() error { _ = os.Truncate(path, 5); return nil }},
-		{"corrupt", func() error { _ = writeAt(path, os.O_WRONLY, 3, []byte("}{\x00")); return nil }},
-		{"chmod 000", func() error { _ = os.Chmod(path, 0); return nil }},
-		{"directory", func() error { clear(); return os.Mkdir(path, 0o700) }},
-		{"fifo", func() error { clear(); return syscall.Mkfifo(path, 0o600) }},
-		{"symlink loop", func() error { clear(); return os.Symlink("secret", path) }},
-		{"sparse", func() error {
-			clear()
-			if err := write(path, nil); err != nil {
-				return err
-			}
-			return os.Truncate(path, 2<<30)
-		}},
-		{"NULs", func() error { clear(); return write(path, make([]byte, 1000)) }},
-		{"directory away", func() error { return os.Rename(dir, away) }},
-		{"directory removed", func() error { return os.RemoveAll(dir) }},
-	}
-	done := map[string]int{}
-	for ctx.Err() == nil {
-		action := actions[rnd.IntN(len(actions))]
-		if err := action.do(); err != nil {
-			t.Fatalf("%s: %v", action.name, err)
-		}
-		done[action.name]++
-		<-time.After(time.Duration(rnd.IntN(50)) * time.Millisecond)
-		if _, err := os.Stat(dir); err != nil {
-			if err := os.Rename(away, dir); err != nil {
-				if err := os.Mkdir(dir, 0o700); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-	}
-	clear()
-	n++
-	began := time.Now()
-	if err := replace(path, padded(n)); err != nil {
-		t.Fatal(err)
-	}
-	readers.Wait()
-	waitFor(t, "the last is served", func() bool { got, _ := numbered(s.last()); return got == n })
-	took := time.Since(began)
-	waitFor(t, "healthy", func() bool { return s.Healthy() == nil })
-	t.Logf("%d versions, served %v after the end: %v", n, took, done)
 }
 
 func BenchmarkFileSourceCredential(b *testing.B) {

@@ -1,0 +1,200 @@
+// Chaos: whatever happens to a credential file, at random, the last good credential is
+// in use, and the newest one soon after the file is good again. SQLROTATE_CHAOS=60s
+// makes the tests longer.
+
+package sqlrotate
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+)
+
+func chaosLength(t *testing.T) time.Duration {
+	t.Helper()
+	if v := os.Getenv("SQLROTATE_CHAOS"); v != "" {
+		return duration(t, v)
+	} else if testing.Short() {
+		return time.Second
+	}
+	return 5 * time.Second
+}
+
+// vandal spoils a file and the directory that it is in.
+type vandal struct {
+	*testing.T
+	random    *rand.Rand
+	dir, path string
+	done      map[string]int
+}
+
+func newVandal(t *testing.T, path string) *vandal {
+	t.Helper()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	return &vandal{T: t, random: rand.New(rand.NewPCG(seed, 0)), dir: filepath.Dir(path), path: path, done: map[string]int{}}
+}
+
+// clear removes whatever is where the file should be, and sees that its directory
+// is there.
+func (v *vandal) clear() {
+	v.Helper()
+	_ = os.Rename(v.dir+".away", v.dir)
+	if err := os.MkdirAll(v.dir, 0o700); err != nil {
+		v.Fatal(err)
+	}
+	if err := os.RemoveAll(v.path); err != nil {
+		v.Fatal(err)
+	}
+}
+
+// spoil does one thing, and leaves it so for a moment.
+func (v *vandal) spoil() {
+	v.Helper()
+	anew := func(do func() error) func() error {
+		return func() error { v.clear(); return do() }
+	}
+	acts := []struct {
+		name string
+		do   func() error
+	}{
+		{"deleted", anew(func() error { return nil })},
+		{"truncated", func() error { _ = os.Truncate(v.path, 5); return nil }},
+		{"corrupted", func() error { _ = writeAt(v.path, os.O_WRONLY|syscall.O_NONBLOCK, 3, []byte("}{\x00")); return nil }},
+		{"chmod 000", func() error { _ = os.Chmod(v.path, 0); return nil }},
+		{"a directory", anew(func() error { return os.Mkdir(v.path, 0o700) })},
+		{"a fifo", anew(func() error { return syscall.Mkfifo(v.path, 0o600) })},
+		{"a symlink loop", anew(func() error { return os.Symlink(filepath.Base(v.path), v.path) })},
+		{"sparse, 2 GiB", anew(func() error {
+			if err := write(v.path, nil); err != nil {
+				return err
+			}
+			return os.Truncate(v.path, 2<<30)
+		})},
+		{"NULs", anew(func() error { return write(v.path, make([]byte, 1000)) })},
+		{"directory away", func() error { return os.Rename(v.dir, v.dir+".away") }},
+		{"directory removed", func() error { return os.RemoveAll(v.dir) }},
+	}
+	act := acts[v.random.IntN(len(acts))]
+	if err := act.do(); err != nil {
+		v.Fatalf("%s: %v", act.name, err)
+	}
+	v.done[act.name]++
+	<-time.After(time.Duration(v.random.IntN(50)) * time.Millisecond)
+	if _, err := os.Stat(v.dir); err != nil {
+		if err := os.Rename(v.dir+".away", v.dir); err != nil {
+			v.clear()
+		}
+	}
+}
+
+func TestFileSourceSurvivesChaos(t *testing.T) {
+	v := newVandal(t, filepath.Join(t.TempDir(), "secret"))
+	n := 1
+	if err := replace(v.path, padded(n)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewFileSource(v.path, FileOptions{Poll: 500 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+
+	ctx, cancel := context.WithTimeout(t.Context(), chaosLength(t))
+	defer cancel()
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			newest := 0
+			for ctx.Err() == nil {
+				cred, err := s.Credential(t.Context())
+				n, whole := numbered(cred)
+				if err != nil || !whole || n < newest {
+					t.Errorf("served user %q, password %q after number %d: %v", cred.Username, cred.Password.Reveal(), newest, err)
+					return
+				}
+				newest = n
+				<-time.After(time.Millisecond)
+			}
+		})
+	}
+	for ctx.Err() == nil {
+		if v.random.IntN(4) > 0 {
+			v.spoil()
+			continue
+		}
+		n++
+		v.clear()
+		put := replace
+		if v.random.IntN(3) == 0 {
+			put = write
+		}
+		if err := put(v.path, padded(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v.clear()
+	n++
+	began := time.Now()
+	if err := replace(v.path, padded(n)); err != nil {
+		t.Fatal(err)
+	}
+	readers.Wait()
+	waitFor(t, "the last is served", func() bool { got, _ := numbered(s.last()); return got == n })
+	took := time.Since(began)
+	waitFor(t, "healthy", func() bool { return s.Healthy() == nil })
+	t.Logf("%d versions, served %v after the end: %v", n, took, v.done)
+}
+
+// The same under an application at work, whose role is rotated meanwhile, and the role
+// before dropped. Of every two credentials one is left alone for long enough to be
+// read: that is the lag.
+func TestApplicationSurvivesChaos(t *testing.T) {
+	const overlap, poll = 12 * time.Second, 200 * time.Millisecond
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
+		cfg.Window = Window{Overlap: overlap, Lag: 6 * time.Second, Checkout: time.Second}
+	})
+	v := newVandal(t, s.path)
+	l := s.startLoad(20, 2*time.Millisecond, 30*time.Second)
+	var revocations sync.WaitGroup
+	publish := func() {
+		old := s.role
+		v.clear()
+		s.rotate()
+		revocations.Go(func() {
+			<-time.After(overlap)
+			s.revoke(old)
+		})
+	}
+	rotations := 0
+	for end := time.Now().Add(chaosLength(t)); time.Now().Before(end); rotations++ {
+		publish()
+		if rotations%2 == 0 {
+			<-time.After(2 * poll)
+		}
+		for pause := time.Now().Add(time.Duration(1000+v.random.IntN(1500)) * time.Millisecond); time.Now().Before(pause); {
+			v.spoil()
+		}
+	}
+	publish()
+	took := s.eventually(10*time.Second, "the newest login is in use", func() bool {
+		current := s.c.Stats().Versions[0]
+		return current.Username == s.role && current.Proven
+	})
+	s.eventually(10*time.Second, "all is well", func() bool { return s.c.Healthy() == nil })
+	revocations.Wait()
+	l.mustNotFail()
+	if got := s.c.Stats(); got.Overran > 0 || got.Refused > 0 {
+		t.Errorf("%+v", got)
+	}
+	t.Logf("%d rotations, of which %d were seen; the last in use after %v (a poll: %v); %d operations; %v",
+		rotations+1, s.c.Stats().Rotations, took, poll, l.Done(), v.done)
+}
