@@ -1,0 +1,77 @@
+// Dynamic roles: each lease is a role of its own, which is dropped when it ends.
+
+package integration
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate"
+)
+
+// The shortest leases that make sense, ten of them, with windows as short as the
+// overlap that the agent leaves.
+func TestDynamicRoles(t *testing.T) {
+	for _, test := range []struct {
+		ttl, max time.Duration
+		window   sqlrotate.Window
+	}{
+		{20 * time.Second, 20 * time.Second, windowOf20()},
+		{10 * time.Second, 20 * time.Second, sqlrotate.Window{Overlap: time.Second, Lag: 200 * time.Millisecond, Checkout: 200 * time.Millisecond}},
+	} {
+		t.Run(fmt.Sprintf("ttl %v of %v", test.ttl, test.max), func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t)
+			d.dynamicRole(test.ttl, test.max)
+			path := filepath.Join(t.TempDir(), "db.json")
+			newAgent(d.v, path, dynamicTemplate, time.Hour)
+			o := observe(d, path)
+			a := newFileApp(d, path, test.window)
+			leases := 10
+			if testing.Short() {
+				leases = 2
+			}
+			eventually(t, time.Duration(leases+2)*test.max, "leases have come and gone", func() bool { return len(o.revoked()) >= leases })
+			a.more(200)
+			a.mustNotFail()
+			o.finish()
+			report(t, o)
+			for _, r := range o.revoked() {
+				if r.orphans > 0 {
+					t.Errorf("%d sessions of %s are open when it is revoked", r.orphans, r.name)
+				}
+			}
+			if got := a.c.Stats(); got.Overran > 0 || got.Refused > 0 || int(got.Rotations) < leases {
+				t.Errorf("%+v", got)
+			}
+			t.Logf("%d operations, the slowest took %v; %+v", a.ledger.Done(), a.ledger.Slowest().Round(time.Millisecond), a.c.Stats())
+		})
+	}
+}
+
+// report prints how long each role lived, for how long it outlived the rendering of
+// its successor, and how long before its end its last session was seen.
+func report(t *testing.T, o *observer) {
+	t.Helper()
+	rs := o.rendered()
+	var overlaps, spare []time.Duration
+	for i, r := range rs {
+		if r.gone.IsZero() || i+1 == len(rs) {
+			continue
+		}
+		overlap := r.gone.Sub(rs[i+1].rendered)
+		overlaps = append(overlaps, overlap)
+		spare = append(spare, r.gone.Sub(r.idle))
+		t.Logf("role %2d: lived %6.2f s, outlived its successor's file by %5.2f s, last session seen %5.2f s before its end",
+			i+1, r.gone.Sub(r.made).Seconds(), overlap.Seconds(), r.gone.Sub(r.idle).Seconds())
+	}
+	if len(overlaps) > 0 {
+		slices.Sort(overlaps)
+		slices.Sort(spare)
+		t.Logf("overlap: %.2f to %.2f s, median %.2f s; spare: at least %.2f s",
+			overlaps[0].Seconds(), overlaps[len(overlaps)-1].Seconds(), overlaps[len(overlaps)/2].Seconds(), spare[0].Seconds())
+	}
+}

@@ -1,0 +1,186 @@
+// Package vaultsource reads database logins from the HTTP API of HashiCorp Vault or
+// OpenBao: what a service uses that has no agent beside it to write a file.
+//
+// A [Source] crosses the network with every call, so it goes behind
+// [sqlrotate.Cached], which fetches ahead of the end of a lease, keeps the last good
+// login while Vault is away, and asks once for all logins that were refused:
+//
+//	source := sqlrotate.Cached(vaultsource.New(client, "database/creds/app"), sqlrotate.CacheOptions{})
+//	defer source.Close()
+//
+// It is a module of its own: the root module does not depend on Vault's.
+package vaultsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	vault "github.com/hashicorp/vault/api"
+	"github.com/sqlrotate/sqlrotate"
+)
+
+// Source is a [sqlrotate.Source] and [sqlrotate.Refresher] over one path of Vault. It is
+// safe for concurrent use; calls wait for one another. It holds nothing that needs
+// closing.
+type Source struct {
+	client *vault.Client
+	path   string
+	turn   chan struct{} // guards lease, and lets ctx end the wait for it
+	lease  lease
+}
+
+// lease is the login that Vault has issued last. Its id is empty if it isn't leased.
+type lease struct {
+	id       string
+	cred     sqlrotate.Credential
+	duration time.Duration // as issued
+}
+
+// New returns a source that reads path with client:
+//
+//   - database/creds/ROLE, a dynamic role: each read makes a login with a lease, whose
+//     end is the credential's NotAfter. The lease is renewed at each call, until Vault
+//     no longer gives it the whole time that it was issued for, because its max_ttl is
+//     near: then a new login is read, and the old one is left to its end. Behind
+//     Cached, the old one outlives its successor's arrival by a third of the lease's
+//     duration at least, which is what to give as sqlrotate.Window.Overlap.
+//   - database/static-creds/ROLE, a static role: one login whose password Vault
+//     changes in place (see [sqlrotate.InPlace]). It has no NotAfter, because its
+//     sessions survive that.
+//   - a path of a KV engine, of either version, with the fields username and password.
+//
+// The client and its token are the caller's. The token needs "read" on path and, for
+// leases, "update" on sys/leases/renew, which Vault's default policy grants. A lease
+// dies with the token that it was made with: something must renew that, such as the
+// API's LifetimeWatcher or a Vault Proxy's auto-auth.
+func New(client *vault.Client, path string) *Source {
+	return &Source{client: client, path: path, turn: make(chan struct{}, 1)}
+}
+
+// String names the path.
+func (s *Source) String() string { return "vault " + s.path }
+
+// Credential renews the lease at hand, or reads a new login. The error wraps what
+// Vault's client returned, such as a [*vault.ResponseError].
+func (s *Source) Credential(ctx context.Context) (sqlrotate.Credential, error) {
+	if err := s.take(ctx); err != nil {
+		return sqlrotate.Credential{}, err
+	}
+	defer s.release()
+	before := s.lease.cred.NotAfter
+	whole, err := s.renew(ctx)
+	if err == nil && !whole {
+		err = s.read(ctx)
+	}
+	// A renewal that still gives some time bridges a Vault that can't make logins.
+	if err != nil && !s.lease.cred.NotAfter.After(before) {
+		return sqlrotate.Credential{}, err
+	}
+	return s.lease.cred, nil
+}
+
+// Refresh reads a new login, unless there is another one than rejected already. The
+// lease of rejected is left to its end.
+func (s *Source) Refresh(ctx context.Context, rejected sqlrotate.Credential) (sqlrotate.Credential, error) {
+	if err := s.take(ctx); err != nil {
+		return sqlrotate.Credential{}, err
+	}
+	defer s.release()
+	if s.lease.cred.Username == "" || s.lease.cred.SameLogin(rejected) {
+		if err := s.read(ctx); err != nil {
+			return sqlrotate.Credential{}, err
+		}
+	}
+	return s.lease.cred, nil
+}
+
+func (s *Source) take(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return s.wrap(ctx.Err())
+	}
+}
+
+func (s *Source) release() { <-s.turn }
+
+// renew reports whether the lease at hand lives on for its whole duration. The error
+// says that Vault can't be asked.
+func (s *Source) renew(ctx context.Context) (whole bool, err error) {
+	l := &s.lease
+	now := time.Now()
+	if l.id == "" || !now.Before(l.cred.NotAfter) {
+		return false, nil
+	}
+	secret, err := s.client.Sys().RenewWithContext(ctx, l.id, int(l.duration.Seconds()))
+	var refused *vault.ResponseError
+	switch {
+	case errors.As(err, &refused):
+		return false, nil // the lease is revoked, or can't be renewed
+	case err != nil:
+		return false, s.wrap(err)
+	case secret == nil: // an empty answer
+		return false, nil
+	}
+	d := time.Duration(secret.LeaseDuration) * time.Second
+	if end := wall(now.Add(d)); end.After(l.cred.NotAfter) {
+		l.cred.NotAfter = end
+	}
+	return d > l.duration*9/10, nil // Vault rounds to seconds
+}
+
+// read reads a new login.
+func (s *Source) read(ctx context.Context) error {
+	now := time.Now() // the lease begins later
+	secret, err := s.client.Logical().ReadWithContext(ctx, s.path)
+	if err != nil {
+		return s.wrap(err)
+	}
+	if secret == nil {
+		return s.wrap(errors.New("nothing is there: check the path, and what the token may read"))
+	}
+	data := secret.Data
+	if inner, ok := data["data"].(map[string]any); ok { // KV version 2
+		data = inner
+	}
+	username, _ := data["username"].(string)
+	password, _ := data["password"].(string)
+	if username == "" || password == "" {
+		return s.wrap(errors.New("it has no username and password"))
+	}
+	l := lease{cred: sqlrotate.Credential{Username: username, Password: sqlrotate.NewSecret(password)}}
+	if secret.LeaseID != "" && secret.LeaseDuration > 0 {
+		l.id, l.duration = secret.LeaseID, time.Duration(secret.LeaseDuration)*time.Second
+		l.cred.NotAfter = wall(now.Add(l.duration))
+	}
+	s.lease = l
+	return nil
+}
+
+// wall returns t without its monotonic reading, which stops while a machine sleeps.
+func wall(t time.Time) time.Time { return t.Round(0) }
+
+func (s *Source) wrap(err error) error {
+	var r *vault.ResponseError
+	if errors.As(err, &r) {
+		err = &responseError{r}
+	}
+	return fmt.Errorf("sqlrotate: vault %s: %w", s.path, err)
+}
+
+// responseError says in one line what a [vault.ResponseError] says in many, and
+// nothing of a body that Vault didn't write.
+type responseError struct{ *vault.ResponseError }
+
+func (e *responseError) Error() string {
+	if e.RawError || len(e.Errors) == 0 {
+		return fmt.Sprintf("status %d", e.StatusCode)
+	}
+	return fmt.Sprintf("status %d: %s", e.StatusCode, strings.Join(e.Errors, "; "))
+}
+
+func (e *responseError) Unwrap() error { return e.ResponseError }
