@@ -32,7 +32,7 @@ import (
 // A login counts as rejected for class 28, for 42501 (CONNECT was revoked) and for
 // 08P01, which is what PgBouncer says.
 func Postgres(dsn string) (Opener, error) {
-	cfg, err := pq.NewConfig(dsn)
+	cfg, err := pq.NewConfig(withUser(dsn))
 	if err != nil {
 		return nil, fmt.Errorf("sqlrotate: the DSN can't be parsed: %s", dsnProblem(dsn, err))
 	}
@@ -46,6 +46,22 @@ func Postgres(dsn string) (Opener, error) {
 		return nil, errors.New("sqlrotate: target_session_attrs=prefer-standby logs in without end when no host lets it in: use standby, with a second *sql.DB for any")
 	}
 	return postgres{cfg}, nil
+}
+
+// withUser puts a user name before those that dsn may have. Without any, lib/pq asks
+// the operating system for one, and fails in a container that holds nothing but a
+// static program.
+func withUser(dsn string) string {
+	scheme, rest, isURL := strings.Cut(dsn, "://")
+	if !isURL || scheme != "postgres" && scheme != "postgresql" {
+		return "user=sqlrotate " + dsn
+	}
+	authority, _, _ := strings.Cut(rest, "?")
+	authority, _, _ = strings.Cut(authority, "/")
+	if strings.Contains(authority, "@") {
+		return dsn
+	}
+	return scheme + "://sqlrotate@" + rest
 }
 
 // dsnProblem is what can be said about a malformed DSN. The parsers quote what

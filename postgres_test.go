@@ -504,3 +504,26 @@ func TestPreferLeavesNoSocketBehind(t *testing.T) {
 		})
 	}
 }
+
+// lib/pq asks the operating system for a user name when the DSN has none.
+func TestPostgresNeedsNoUserOfTheOperatingSystem(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"":                                  "user=sqlrotate ",
+		"host=db user=app":                  "user=sqlrotate host=db user=app",
+		"postgres://db/app":                 "postgres://sqlrotate@db/app",
+		"postgresql://h1:1,h2:2/app?x=a@b":  "postgresql://sqlrotate@h1:1,h2:2/app?x=a@b",
+		"postgres:///app?host=/run&user=me": "postgres://sqlrotate@/app?host=/run&user=me",
+		"postgres://":                       "postgres://sqlrotate@",
+		"postgres://me@db":                  "postgres://me@db",
+		"postgres://me@db/app":              "postgres://me@db/app",
+		"postgres://db?application_name=@":  "postgres://sqlrotate@db?application_name=@",
+	} {
+		got := withUser(dsn)
+		if got != want {
+			t.Errorf("%q becomes %q, want %q", dsn, got, want)
+		}
+		if cfg, err := pq.NewConfig(got); err != nil || cfg.User == "" {
+			t.Errorf("%q: user %q, %v", got, cfg.User, err)
+		}
+	}
+}
