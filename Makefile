@@ -9,10 +9,10 @@ DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify githu
 
 # What `make test` does, in this order, and after it `make integration`.
 STEPS = tools format vet lint modules standalone demo-short unit
-PARTS = integration-lint integration-vault integration-kubelet
+PARTS = integration-lint integration-vault integration-kubelet integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
-INTEGRATION = integration integration/kubelet
+INTEGRATION = integration integration/kubelet integration/containers
 
 VAULT_VERSION = $(shell cd integration/vaultbin && GOWORK=off go list -m -f '{{.Version}}' github.com/hashicorp/vault | tr -d v)
 VAULT = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sqlrotate/vault-$(VAULT_VERSION)
@@ -21,7 +21,7 @@ BENCH     = .
 BENCHTIME = 1s
 FUZZTIME  = 30s
 
-.PHONY: help demo test integration bench fuzz postgres compiler vault $(STEPS) $(PARTS)
+.PHONY: help demo test integration bench fuzz postgres compiler docker vault $(STEPS) $(PARTS)
 .DEFAULT_GOAL = help
 
 help: ## list these targets
@@ -44,7 +44,7 @@ endef
 test: postgres compiler ## all but integration, with the time that each part took
 	$(call each,$(STEPS))
 
-integration: postgres compiler tools ## with a real Vault, which it builds once in 15 min, and the kubelet's writer
+integration: postgres compiler docker tools ## with a real Vault, which it builds once in 15 min, containers, and the kubelet's writer
 	$(call each,vault $(PARTS))
 
 unit: ## all tests of all modules, with the race detector, and the examples
@@ -85,6 +85,11 @@ postgres: ## install PostgreSQL, unless it is there or SQLROTATE_TEST_POSTGRES n
 # The race detector needs one.
 compiler:
 	@command -v "$$(go env CC)" >/dev/null || { $(call install,gcc libc6-dev); }
+
+docker: ## install Docker, unless a daemon answers or could be started
+	@if ! docker version >/dev/null 2>&1 && ! command -v dockerd >/dev/null; then \
+		$(call install,docker.io); \
+	fi
 
 tools: bin/golangci-lint
 
@@ -135,3 +140,6 @@ integration-vault:
 
 integration-kubelet:
 	cd integration/kubelet && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race ./...
+
+integration-containers:
+	cd integration/containers && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race ./...
