@@ -149,8 +149,11 @@ type fakeConn struct {
 
 func (c *fakeConn) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrUnsupported }
 func (c *fakeConn) Begin() (driver.Tx, error)           { return fakeTx{}, nil }
-func (c *fakeConn) Close() error                        { return c.nc.Close() }
-func (c *fakeConn) Ping(ctx context.Context) error      { return c.alive() }
+func (c *fakeConn) Close() error {
+	c.server.set(func(s *fakeServer) { delete(s.sessions, c) })
+	return c.nc.Close()
+}
+func (c *fakeConn) Ping(ctx context.Context) error { return c.alive() }
 
 type fakeTx struct{}
 
@@ -227,6 +230,14 @@ func (s *fakeSource) set(cred Credential, err error) {
 	s.cred, s.err = cred, err
 	close(s.ch)
 	s.ch = make(chan struct{})
+}
+
+// fail makes reads fail until fail(nil), whatever is published meanwhile.
+func (s *fakeSource) fail(err error) {
+	s.mu.Lock()
+	cred := s.cred
+	s.mu.Unlock()
+	s.set(cred, err)
 }
 
 func (s *fakeSource) publish(user, password string) {

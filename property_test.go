@@ -2,17 +2,22 @@ package sqlrotate
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// Random schedules: whatever the load, the rotations and the size of the pool, a
-// window that holds fails no query, no session is open when its role is revoked,
-// and no login is attempted afterwards.
+// Random schedules: whatever the load, the rotations, the troubles of the source and
+// of the server, and the size of the pool, a window that holds fails no query, no
+// session is open when its role is revoked, no login is attempted afterwards, nothing
+// is retired before a successor has proven itself, and there is never more than one
+// session above the pool's size.
 func TestRandomSchedulesKeepTheWindow(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -21,60 +26,210 @@ func TestRandomSchedulesKeepTheWindow(t *testing.T) {
 	}
 }
 
+// schedule is one of them under way.
+type schedule struct {
+	*rig
+	random *rand.Rand
+	size   int
+	window Window
+
+	mu         sync.Mutex
+	published  []string // user names, in that order
+	superseded map[string]time.Time
+	revoked    map[string]time.Time
+	down       []span
+	roles      int
+}
+
 func randomSchedule(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
-	window := Window{Overlap: 2 * time.Minute, Lag: 5 * time.Second, Checkout: 20 * time.Second}
-	size := 1 + random.IntN(20)
-	r := newRig(t, func(cfg *Config) { cfg.Window = window })
-	r.db.SetMaxOpenConns(size)
-	r.db.SetMaxIdleConns(random.IntN(size + 1))
+	s := &schedule{
+		random: random, size: 1 + random.IntN(20), superseded: map[string]time.Time{}, revoked: map[string]time.Time{},
+		window:    Window{Overlap: 2 * time.Minute, Lag: 5 * time.Second, Checkout: 20 * time.Second},
+		published: []string{"v1"},
+	}
+	s.rig = newRig(t, func(cfg *Config) {
+		cfg.Window = s.window
+		cfg.Trace = &Trace{Closed: s.closed}
+	})
+	s.db.SetMaxOpenConns(s.size)
+	s.db.SetMaxIdleConns(random.IntN(s.size + 1))
 
 	ctx, stop := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for worker := range 1 + random.IntN(2*size) {
+	var workers sync.WaitGroup
+	for worker := range 1 + random.IntN(2*s.size) {
 		random := rand.New(rand.NewPCG(seed, uint64(worker+1)))
-		longest := time.Duration(1 + random.Int64N(int64(10*time.Second)))
-		wg.Go(func() {
+		longest := 1 + random.Int64N(int64(10*time.Second))
+		workers.Go(func() {
 			for ctx.Err() == nil {
-				if err := r.query(time.Duration(random.Int64N(int64(longest))).String()); err != nil {
-					t.Errorf("%v: %v; %+v", time.Now(), err, r.c.Stats())
+				from := time.Now()
+				if err := s.query(time.Duration(random.Int64N(longest)).String()); err != nil && !s.excused(from) {
+					t.Errorf("%v: %v; %+v", time.Now(), err, s.c.Stats())
 					return
 				}
-				time.Sleep(time.Duration(random.Int64N(int64(longest))))
+				time.Sleep(time.Duration(random.Int64N(longest)))
 			}
 		})
 	}
-	revoked := map[string]time.Time{}
-	current := "v1"
-	for n := range 10 {
-		time.Sleep(time.Duration(random.Int64N(int64(3 * time.Minute))))
-		old := current
-		current = fmt.Sprintf("w%d", n)
-		r.rotate(current)
-		time.AfterFunc(window.Overlap, func() {
-			if n := r.server.open(old); n > 0 {
-				t.Errorf("%d sessions of %s are open when it is revoked", n, old)
-			}
-			r.server.set(func(s *fakeServer) {
-				delete(s.roles, old)
-				revoked[old] = time.Now()
-			})
-		})
+	for range 10 {
+		time.Sleep(s.upTo(3 * time.Minute))
+		switch random.IntN(6) {
+		case 0:
+			s.rotateToDud()
+		case 1:
+			s.rotateAndBack()
+		case 2:
+			s.failSource()
+		case 3:
+			s.failServer()
+		case 4:
+			s.db.SetMaxOpenConns(1 + random.IntN(s.size))
+			s.db.SetMaxIdleConns(random.IntN(s.size + 1))
+			s.next()
+		default:
+			s.next()
+		}
 	}
-	time.Sleep(window.Overlap + time.Minute)
-	stop()
-	wg.Wait()
-	r.server.set(func(s *fakeServer) {
-		for _, l := range s.logins {
+	time.Sleep(s.window.Overlap + time.Minute)
+	if random.IntN(2) == 0 {
+		stop()
+		workers.Wait()
+	} else { // in the middle of everything
+		s.mu.Lock()
+		s.down = append(s.down, span{time.Now(), time.Now().Add(time.Hour)})
+		s.mu.Unlock()
+		_ = s.db.Close()
+		stop()
+		workers.Wait()
+	}
+	s.mu.Lock()
+	revoked := maps.Clone(s.revoked)
+	s.mu.Unlock()
+	s.server.set(func(server *fakeServer) {
+		for _, l := range server.logins {
 			if at, ok := revoked[l.user]; ok && l.at.After(at) {
 				t.Errorf("a login of %s is attempted %v after it was revoked", l.user, l.at.Sub(at))
 			}
 		}
-		if len(revoked) != 10 {
-			t.Errorf("%d roles were revoked, want 10", len(revoked))
+		// One is the standby.
+		if server.peak > s.size+1 {
+			t.Errorf("%d sessions at once with a pool of %d", server.peak, s.size)
 		}
 	})
-	if got := r.c.Stats(); got.Overran > 0 || got.Refused > 0 {
+	if got := s.c.Stats(); got.Overran > 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+func (s *schedule) upTo(d time.Duration) time.Duration {
+	return time.Duration(s.random.Int64N(int64(d)))
+}
+
+// excused reports whether the server was down since from.
+func (s *schedule) excused(from time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.down, func(d span) bool { return from.Before(d.to) && !time.Now().Before(d.from) })
+}
+
+// publish makes a login the latest, and has the one before dropped when its overlap is
+// over, unless it has come back.
+func (s *schedule) publish(user, password string) {
+	s.mu.Lock()
+	old, now := s.published[len(s.published)-1], time.Now()
+	s.published = append(s.published, user)
+	delete(s.superseded, user)
+	s.superseded[old] = now
+	s.mu.Unlock()
+	s.source.publish(user, password)
+	time.AfterFunc(s.window.Overlap, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.superseded[old].Equal(now) {
+			return
+		}
+		if n := s.server.open(old); n > 0 {
+			s.Errorf("%d sessions of %s are open when it is revoked", n, old)
+		}
+		s.server.set(func(server *fakeServer) { delete(server.roles, old) })
+		s.revoked[old] = time.Now()
+	})
+}
+
+func (s *schedule) next() {
+	s.roles++
+	user := fmt.Sprintf("w%d", s.roles)
+	s.server.grant(user, "p-"+user)
+	s.publish(user, "p-"+user)
+}
+
+// rotateToDud publishes a role that doesn't exist, and then one that does.
+func (s *schedule) rotateToDud() {
+	s.roles++
+	s.publish(fmt.Sprintf("dud%d", s.roles), "x")
+	time.Sleep(s.upTo(20 * time.Second))
+	s.next()
+}
+
+// rotateAndBack comes back to a role before it is dropped.
+func (s *schedule) rotateAndBack() {
+	s.mu.Lock()
+	before := s.published[len(s.published)-1]
+	s.mu.Unlock()
+	s.next()
+	time.Sleep(s.upTo(s.window.Overlap / 2))
+	password := "p-" + before
+	if before == "v1" {
+		password = "p1"
+	}
+	s.publish(before, password)
+}
+
+// failSource makes the source fail for no longer than the lag, with a rotation in the
+// middle.
+func (s *schedule) failSource() {
+	s.source.fail(errors.New("unreadable"))
+	time.Sleep(s.upTo(s.window.Lag / 2))
+	s.next()
+	s.source.fail(errors.New("unreadable"))
+	time.Sleep(s.upTo(s.window.Lag))
+	s.source.fail(nil)
+}
+
+// failServer makes logins fail for a while, with a rotation in the middle.
+func (s *schedule) failServer() {
+	from := time.Now()
+	s.mu.Lock()
+	s.down = append(s.down, span{from, from.Add(time.Hour)})
+	s.mu.Unlock()
+	s.server.set(func(server *fakeServer) { server.down = stateError("57P03") })
+	time.Sleep(s.upTo(5 * time.Second))
+	s.next()
+	time.Sleep(s.upTo(5 * time.Second))
+	s.server.set(func(server *fakeServer) { server.down = nil })
+	s.mu.Lock()
+	s.down[len(s.down)-1].to = time.Now()
+	s.mu.Unlock()
+}
+
+// closed is told of every connection that ends: one that is retired for a successor's
+// sake has a successor that has logged in.
+func (s *schedule) closed(v VersionStats, reason string, _ time.Duration) {
+	if reason != "superseded" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// From the first time on that it was published: it may have come back since it
+	// was decided that the connection goes.
+	successors := s.published[slices.Index(s.published, v.Username)+1:]
+	proven := false
+	s.server.set(func(server *fakeServer) {
+		for _, l := range server.logins {
+			proven = proven || l.ok && l.user != v.Username && slices.Contains(successors, l.user)
+		}
+	})
+	if !proven {
+		s.Errorf("a connection of %s is retired, of whose successors %v none has logged in", v.Username, successors)
 	}
 }
