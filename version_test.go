@@ -1,0 +1,153 @@
+package sqlrotate
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+// A gate is played with for a while: what it lets in, and how long others wait.
+func TestGate(t *testing.T) {
+	start := time.Now()
+	no := errors.New("refused")
+	type step struct {
+		at    time.Duration // since the beginning
+		do    string
+		admit bool
+		wait  time.Duration
+	}
+	for name, steps := range map[string][]step{
+		"one goes ahead, the others wait for it": {
+			{0, "admit", true, 0},
+			{0, "admit", false, patience},
+			{0, "succeeded", false, 0},
+			{0, "admit", true, 0},
+			{0, "admit", true, 0},
+		},
+		"but not for ever": {
+			{0, "admit", true, 0}, {patience, "admit", true, 0},
+		},
+		"a proof lapses": {
+			{0, "admit", true, 0},
+			{0, "succeeded", false, 0},
+			{proofTTL - 1, "admit", true, 0},
+			{proofTTL - 1, "succeeded", false, 0},
+			{3 * proofTTL, "admit", true, 0},
+			{3 * proofTTL, "admit", false, patience},
+		},
+		"pauses grow from refusal to refusal": {
+			{0, "admit", true, 0},
+			{0, "refused", false, 0},
+			{0, "admit", false, retryMin},
+			{retryMin, "admit", true, 0},
+			{retryMin, "refused", false, 0},
+			{retryMin, "admit", false, 2 * retryMin},
+			{3 * retryMin, "admit", true, 0},
+			{3 * retryMin, "refused", false, 0},
+			{3 * retryMin, "admit", false, 4 * retryMin},
+		},
+		"refusals of a burst count once": {
+			{0, "admit", true, 0},
+			{0, "succeeded", false, 0},
+			{0, "admit", true, 0},
+			{0, "admit", true, 0},
+			{0, "refused", false, 0},
+			{0, "refused", false, 0},
+			{0, "admit", false, retryMin},
+		},
+		"success forgets refusals": {
+			{0, "admit", true, 0},
+			{0, "refused", false, 0},
+			{retryMin, "admit", true, 0},
+			{retryMin, "succeeded", false, 0},
+			{retryMin, "admit", true, 0},
+			{retryMin, "admit", true, 0},
+		},
+		"a failure of the server says nothing about the credential": {
+			{0, "admit", true, 0}, {0, "failed", false, 0}, {0, "admit", true, 0},
+		},
+		"one that is given up makes room at once, three make the next wait": {
+			{0, "admit", true, 0},
+			{0, "cancelled", false, 0},
+			{0, "admit", true, 0},
+			{0, "cancelled", false, 0},
+			{0, "admit", true, 0},
+			{0, "cancelled", false, 0},
+			{0, "admit", false, retryMin},
+			{retryMin, "admit", true, 0},
+			{retryMin, "cancelled", false, 0},
+			{retryMin, "admit", false, 2 * retryMin},
+			{3 * retryMin, "admit", true, 0},
+			{3 * retryMin, "succeeded", false, 0},
+			{3 * retryMin, "admit", true, 0},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := &gate{}
+			for i, s := range steps {
+				now := start.Add(s.at)
+				switch s.do {
+				case "admit":
+					ok, wait := g.admit(now)
+					if ok != s.admit || wait != s.wait {
+						t.Fatalf("step %d: %t, wait %v; want %t, %v", i, ok, wait, s.admit, s.wait)
+					}
+				case "succeeded":
+					g.succeeded(now)
+				case "refused":
+					g.refused(now, no)
+				case "failed":
+					g.failed(no)
+				case "cancelled":
+					g.cancelled(now)
+				}
+			}
+		})
+	}
+}
+
+func TestBackoffIsBounded(t *testing.T) {
+	for n := 1; n < 100; n++ {
+		if d := backoff(n); d < retryMin || d > retryMax || n > 1 && d < backoff(n-1) {
+			t.Errorf("after %d refusals: %v", n, d)
+		}
+	}
+	if backoff(100) != retryMax {
+		t.Errorf("it ends at %v", backoff(100))
+	}
+}
+
+func TestEndIsAnInstantThatCountsAsPast(t *testing.T) {
+	now := time.Now()
+	wall := now.Round(0)
+	for _, test := range []struct {
+		what string
+		end  time.Time
+		want bool
+	}{
+		{"a moment ago", now.Add(-1), true},
+		{"now", now, true},
+		{"in a moment", now.Add(1), false},
+		{"a moment ago, by the wall clock", wall.Add(-1), true},
+		{"in a moment, by the wall clock", wall.Add(1), false},
+	} {
+		if past(test.end, now) != test.want {
+			t.Errorf("%s: %t", test.what, !test.want)
+		}
+	}
+}
+
+func TestDeadlineIsTheEarlierOfTwo(t *testing.T) {
+	a, b := time.Unix(1, 0), time.Unix(2, 0)
+	for _, test := range []struct{ end, notAfter, want time.Time }{
+		{a, b, a}, {b, a, a}, {a, time.Time{}, a}, {time.Time{}, b, b}, {time.Time{}, time.Time{}, time.Time{}},
+	} {
+		v := version{end: test.end, notAfter: test.notAfter}
+		if got := v.deadline(); !got.Equal(test.want) {
+			t.Errorf("end %v, NotAfter %v: %v", test.end, test.notAfter, got)
+		}
+		if test.want.IsZero() && v.ended(time.Now().Add(1e6*time.Hour)) {
+			t.Error("what has no end has ended")
+		}
+	}
+}
