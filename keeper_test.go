@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -300,4 +301,74 @@ func TestCallersWithoutPatienceDoNotHammer(t *testing.T) {
 			t.Errorf("%d failures with the right password: nobody logged in for those who don't wait", n)
 		}
 	})
+}
+
+// A pool that nobody manages keeps its old connections until their credential ends, and
+// the log says so at the first rotation.
+func TestUnmanagedPoolIsSeveredAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &logbook{}
+		r := &rig{T: t, server: newFakeServer(), source: newFakeSource("v1", "p1")}
+		r.server.grant("v1", "p1")
+		window := Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, Checkout: 20 * time.Second}
+		c, err := New(Config{Source: r.source, Opener: r.server, Dial: r.server.dial, Window: window, Logger: log.logger()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.c, r.db = c, sql.OpenDB(c)
+		defer func() { _ = r.db.Close() }()
+		r.fill(5)
+		time.Sleep(time.Second)
+		r.rotate("v2")
+		time.Sleep(window.Overlap - window.Lag - time.Second)
+		synctest.Wait()
+		if n := r.server.open("v1"); n != 5 {
+			t.Errorf("%d old connections a second before the end, want all 5", n)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n := r.server.open("v1"); n != 0 {
+			t.Errorf("%d connections outlive their credential", n)
+		}
+		if got := r.c.Stats(); got.Overran != 5 || got.Superseded != 0 {
+			t.Errorf("%+v", got)
+		}
+		r.rotate("v3")
+		time.Sleep(time.Second)
+		if n := strings.Count(log.String(), "no *sql.DB is managed"); n != 1 {
+			t.Errorf("the log says %d times that the pool isn't managed:\n%s", n, log)
+		}
+	})
+}
+
+// An idle time that the application has set makes the pool's cleaner run less often;
+// old connections are gone in time all the same, and without SetMaxIdleConns there is
+// nothing to replace.
+func TestDrainWithIdleSettingsOfTheApplication(t *testing.T) {
+	for name, adjust := range map[string]func(*sql.DB){
+		"short idle time": func(db *sql.DB) { db.SetConnMaxIdleTime(30 * time.Second) },
+		"long idle time":  func(db *sql.DB) { db.SetConnMaxIdleTime(time.Hour) },
+		"no idle ones":    func(db *sql.DB) { db.SetMaxIdleConns(-1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, nil)
+				r.fill(10)
+				adjust(r.db)
+				time.Sleep(time.Second)
+				r.rotate("v2")
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if n := r.server.open("v1"); n != 0 {
+					t.Errorf("%d old connections a minute after the rotation", n)
+				}
+				if err := r.query("1s"); err != nil {
+					t.Error(err)
+				}
+				if r.server.peak > 11 || r.c.Stats().Overran > 0 {
+					t.Errorf("%d sessions at once; %+v", r.server.peak, r.c.Stats())
+				}
+			})
+		})
+	}
 }

@@ -125,6 +125,7 @@ func local(tb testing.TB) string {
 	img := newImage(tb)
 	img.dir("tmp", 0o1777, 0)
 	img.dir("var/lib/postgresql/data", 0o700, uid)
+	img.dir("pgdata", 0o700, uid) // an empty volume gets its owner from here
 	img.file("etc/passwd", 0o644, fmt.Appendf(nil, "postgres:x:%d:%d::/tmp:/bin/sh\n", uid, uid))
 	img.program("/bin/sh")
 	for _, tree := range []string{prefix + "/bin", prefix + "/lib", "/usr/share/postgresql/" + version, "/usr/share/zoneinfo"} {
@@ -132,12 +133,12 @@ func local(tb testing.TB) string {
 	}
 	img.file("entrypoint", 0o755, []byte(`#!/bin/sh
 set -eu
-export PATH=`+prefix+`/bin:/bin PGDATA=/var/lib/postgresql/data
-if [ ! -s $PGDATA/PG_VERSION ]; then
+export PATH=`+prefix+`/bin:/bin PGDATA="${PGDATA:-/var/lib/postgresql/data}"
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
 	echo "$POSTGRES_PASSWORD" > /tmp/password
 	initdb --username="$POSTGRES_USER" --pwfile=/tmp/password --auth=scram-sha-256 --encoding=UTF8 --no-locale
 	: > /tmp/password
-	echo 'host all all all scram-sha-256' >> $PGDATA/pg_hba.conf
+	echo 'host all all all scram-sha-256' >> "$PGDATA/pg_hba.conf"
 	echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single -j postgres
 fi
 [ "${1:-}" != postgres ] || shift

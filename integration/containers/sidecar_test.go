@@ -137,8 +137,8 @@ func TestSidecar(t *testing.T) {
 func (p *pod) startDatabase() {
 	p.Helper()
 	docker(p, "run", "--detach", "--name", p.name+"-db", "--stop-signal", "SIGINT", "--network", p.name, "--network-alias", "db",
-		"--publish", fmt.Sprintf("127.0.0.1:%d:5432", p.port), "--volume", p.name+"-data:/var/lib/postgresql/data",
-		"--env", "PGDATA=/var/lib/postgresql/data", "--env", "POSTGRES_USER=admin", "--env", "POSTGRES_PASSWORD="+p.admin, "--env", "POSTGRES_DB=app",
+		"--publish", fmt.Sprintf("127.0.0.1:%d:5432", p.port), "--volume", p.name+"-data:/pgdata",
+		"--env", "PGDATA=/pgdata/data", "--env", "POSTGRES_USER=admin", "--env", "POSTGRES_PASSWORD="+p.admin, "--env", "POSTGRES_DB=app",
 		p.image)
 	p.awaitDatabase()
 }
