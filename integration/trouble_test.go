@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,6 +89,32 @@ func TestLeaseEndsWhileVaultIsAway(t *testing.T) {
 		t.Errorf("whole again only %v after the file", took)
 	}
 	a.finish()
+}
+
+// Vault hangs while the lease ends, so nobody drops the role, but PostgreSQL lets it
+// log in no longer (VALID UNTIL). Queries that need a new connection wait.
+func TestVaultHangsWhileALeaseEnds(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t)
+	d.dynamicRole(20*time.Second, 20*time.Second)
+	path := filepath.Join(t.TempDir(), "db.json")
+	newAgent(d.v, path, dynamicTemplate, time.Hour)
+	a := newFileApp(d, path, windowOf20())
+	a.more(500)
+	d.v.signal(syscall.SIGSTOP)
+	eventually(t, 40*time.Second, "logins are refused", func() bool { return a.c.Stats().Refused > 0 })
+	refused := time.Now()
+	eventually(t, 10*time.Second, "Healthy says so", func() bool { return a.c.Healthy() != nil })
+	time.Sleep(10 * time.Second)
+	t.Logf("%v after the first refusal %d operations have failed, and Healthy says: %v", time.Since(refused).Round(time.Second), len(a.ledger.Failures()), a.c.Healthy())
+	d.v.signal(syscall.SIGCONT)
+	n := a.c.Stats().Rotations
+	took := eventually(t, 20*time.Second, "a new login", func() bool { return a.c.Stats().Rotations > n })
+	whole := a.whole(10 * time.Second)
+	a.more(500)
+	a.mustNotFail()
+	t.Logf("a new login %v after Vault went on, whole %v later; the slowest operation took %v; %d logins refused",
+		took.Round(time.Millisecond), max(0, whole).Round(time.Millisecond), a.ledger.Slowest().Round(time.Millisecond), a.c.Stats().Refused)
 }
 
 // The agent's token is revoked, and with it, at once, the role in use. The agent logs
