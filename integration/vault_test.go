@@ -266,7 +266,8 @@ func (a *agent) start() {
 	a.process = start(a.v.TB, vaultBinary(a.v.TB), "agent", "-config="+a.config)
 }
 
-// token revokes the tokens that the agent has got, and with them all their leases.
+// revokeTokens revokes the tokens that the agent has got, and with them all their
+// leases, and returns how many there were.
 func (a *agent) revokeTokens() (n int) {
 	a.Helper()
 	list, err := a.v.root.Logical().ListWithContext(a.Context(), "auth/token/accessors")
