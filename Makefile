@@ -113,7 +113,7 @@ modules:
 	@direct=$$(GOWORK=off go list -m -f '{{if not (or .Main .Indirect)}}{{.Path}}{{end}}' all | sort | xargs); \
 	if [ "$$direct" != "$(DEPENDENCIES)" ]; then echo "dependencies: $$direct; reviewed: $(DEPENDENCIES)"; exit 1; fi
 
-# As users get it: the root module by itself.
+# As users get it: the root module by itself, with its own versions of what it uses.
 standalone:
 	GOWORK=off go build ./...
 	GOWORK=off go vet ./...

@@ -99,7 +99,7 @@ func docker(tb testing.TB, args ...string) string {
 // official returns the images of PostgreSQL 14 to 18, if they can be pulled.
 func official() (images []string) {
 	for _, version := range []string{"18", "17", "16", "15", "14"} {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		err := exec.CommandContext(ctx, "docker", "pull", "--quiet", "postgres:"+version).Run()
 		cancel()
 		if err != nil {
