@@ -117,8 +117,8 @@ type Connector struct {
 	changed  chan struct{} // closed and replaced when a waiting login should look again
 	sessions map[*session]struct{}
 	pool     []*session // those handed to the pool, oldest first
-	standby  *session
-	waiting  int // logins that wait for a usable credential
+	standbys []*session // logged in, and not yet handed to the pool
+	waiting  int        // logins that wait for a usable credential
 	source   sourceState
 	keeper   keeperState
 	counts   counts
@@ -228,13 +228,13 @@ func (noDriver) Open(string) (driver.Conn, error) {
 func (c *Connector) Close() error {
 	c.mu.Lock()
 	c.closed = true
-	standby := c.standby
-	c.standby = nil
+	standbys := c.standbys
+	c.standbys = nil
 	c.mu.Unlock()
 	c.close()
 	c.wg.Wait()
-	if standby != nil {
-		_ = standby.conn.Close()
+	for _, s := range standbys {
+		_ = s.conn.Close()
 	}
 	return nil
 }

@@ -20,8 +20,9 @@ const (
 	// cleaner runs only while there is a limit, and the drain needs it.
 	unlimited = time.Duration(math.MaxInt64 / 4)
 
-	// standbyTTL is how long a standby that nobody takes is kept.
-	standbyTTL = 5 * time.Second
+	// maxStandbyTTL is how long a standby that nobody takes is kept at the most,
+	// after a drain.
+	maxStandbyTTL = time.Minute
 
 	// standbyTrust is how long a standby is handed out without asking whether the
 	// server is still there.
@@ -49,6 +50,7 @@ type keeperState struct {
 	held      bool      // the pools' lifetime is held to the line
 	aging     time.Duration
 	refill    bool      // connections were retired lately: keep a standby while it is taken
+	owed      int       // connections that were retired and that the pool has not replaced
 	login     bool      // a login of the keeper's own is under way
 	failures  int       // of those that were to be kept: in a row, and not because they were refused
 	retryAt   time.Time // none before this, after a failure
@@ -126,7 +128,7 @@ func (c *Connector) keep() {
 func (c *Connector) step(now time.Time) time.Duration {
 	c.mu.Lock()
 	severed, wakeEnd := c.severLocked(now)
-	wakeStandby, stale := c.expireStandbyLocked(now)
+	wakeStandby, stale := c.expireStandbysLocked(now)
 	d := c.decideLocked(now)
 	c.keeper.line, c.keeper.moved = c.moveLineLocked(d.line, now)
 	life, refresh := c.lifetimeLocked(d.hold, now)
@@ -153,8 +155,8 @@ func (c *Connector) step(now time.Time) time.Duration {
 	for _, s := range severed {
 		c.sever(s, now)
 	}
-	if stale != nil {
-		_ = stale.conn.Close()
+	for _, s := range stale {
+		_ = s.conn.Close()
 	}
 	if !wakeRead.IsZero() && !now.Before(wakeRead) {
 		c.readInBackground(now)
@@ -272,7 +274,7 @@ func (c *Connector) decideLocked(now time.Time) decision {
 		line:    k.line,
 		moved:   k.moved,
 		retired: k.retired,
-		standby: c.standby != nil,
+		standby: len(c.standbys) > 0,
 		drain:   k.drain,
 		spread:  c.baseLifetimeLocked() / 5,
 		conns:   k.conns,
@@ -382,8 +384,8 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 		}
 		wake = earliest(wake, now.Add(wait))
 	}
-	if c.standby != nil || !standby && !k.refill {
-		return wake
+	if at := c.wantStandbyLocked(standby, now); at.IsZero() || now.Before(at) {
+		return earliest(wake, at)
 	}
 	for _, v := range c.versions {
 		if !c.usable(v, now) || v.gate.refusals > 0 {
@@ -429,10 +431,10 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 			c.keeper.failures++
 			c.keeper.retryAt = time.Now().Add(backoff(c.keeper.failures))
 		}
-		keep := err == nil && keep && c.standby == nil && !c.closed
+		keep := err == nil && keep && !c.closed && (len(c.standbys) == 0 || len(c.pool)+len(c.standbys) <= c.keeper.peak)
 		if keep {
 			if _, keep = c.sessions[s]; keep {
-				c.standby = s
+				c.standbys = append(c.standbys, s)
 			}
 		}
 		c.mu.Unlock()
@@ -443,44 +445,80 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	})
 }
 
-// expireStandbyLocked takes away a standby that is outdated, that nobody takes, or
-// that would be the second session above the pool's peak while an old role is
-// asked after.
-func (c *Connector) expireStandbyLocked(now time.Time) (wake time.Time, stale *session) {
+// wantStandbyLocked returns when the next standby is to log in: one to replace the
+// next connection that goes, if that is wanted; and, at the pace of the drain, one
+// in place of each that has gone and that the pool has not replaced, because it was
+// idle. Without those a pool would come out of a drain all but empty, and its next
+// burst would have to log in. The zero time means never.
+func (c *Connector) wantStandbyLocked(wanted bool, now time.Time) time.Time {
+	n := len(c.standbys)
+	switch {
+	case n == 0 && (wanted || c.keeper.refill):
+		return now
+	case n == 0 || n >= c.keeper.owed:
+		return time.Time{}
+	}
+	gap := min(maxGap, c.drainTime/time.Duration(c.keeper.owed))
+	return c.standbys[n-1].ready.Add(gap)
+}
+
+// standbyTTL returns how long a standby that nobody takes is kept after a drain:
+// little of the lifetime that it has once it is taken.
+func (c *Connector) standbyTTL() time.Duration {
+	if c.maxLifetime == 0 {
+		return maxStandbyTTL
+	}
+	return min(maxStandbyTTL, c.maxLifetime/10)
+}
+
+// expireStandbysLocked takes away standbys that are outdated, that nobody takes, or
+// that would make more than one session above the pool's peak: two, while an old
+// role is asked after.
+func (c *Connector) expireStandbysLocked(now time.Time) (wake time.Time, stale []*session) {
 	k := &c.keeper
-	k.peak = max(k.peak, len(c.pool))
-	s := c.standby
-	if s == nil {
-		return time.Time{}, nil
-	}
-	if len(c.pool) == k.peak && !now.Before(k.checkAt) && c.suspectLocked(now) != nil {
-		c.standby = nil
+	k.peak = max(k.peak, len(c.pool)+k.owed)
+	room := k.peak + 1 - len(c.pool)
+	if !now.Before(k.checkAt) && c.suspectLocked(now) != nil && len(c.standbys) >= room {
+		room--
 		k.checkAt = now.Add(checkPause)
-		return time.Time{}, s
 	}
-	expires := s.ready.Add(standbyTTL)
 	busy := !k.drain.from.IsZero()
-	if !c.outdatedLocked(s.version, now) && !s.version.ended(now) && (now.Before(expires) || busy) {
-		if busy {
-			return time.Time{}, nil
+	kept := c.standbys[:0]
+	for _, s := range c.standbys {
+		expires := s.ready.Add(c.standbyTTL())
+		late := !busy && !now.Before(expires)
+		if len(kept) >= room || late || c.outdatedLocked(s.version, now) || s.version.ended(now) {
+			stale = append(stale, s)
+			if late {
+				k.refill, k.owed = false, 0 // the pool doesn't need them
+			}
+			continue
 		}
-		return expires, nil
+		kept = append(kept, s)
+		if !busy {
+			wake = earliest(wake, expires)
+		}
 	}
-	c.standby = nil
-	k.refill = k.refill && now.Before(expires)
-	return time.Time{}, s
+	clear(c.standbys[len(kept):])
+	c.standbys = kept
+	return wake, stale
 }
 
 // takeStandby returns a standby that is fit for use, or nil.
 func (c *Connector) takeStandby(ctx context.Context) *session {
 	now := time.Now()
 	c.mu.Lock()
-	s := c.standby
-	if s == nil || c.outdatedLocked(s.version, now) || s.version.ended(now) {
+	n := len(c.standbys)
+	if n == 0 {
 		c.mu.Unlock()
 		return nil
 	}
-	c.standby = nil
+	s := c.standbys[n-1] // the youngest: it has been idle for the shortest time
+	if c.outdatedLocked(s.version, now) || s.version.ended(now) {
+		c.mu.Unlock()
+		return nil
+	}
+	c.standbys = c.standbys[:n-1]
 	c.mu.Unlock()
 	c.poke()
 	if now.Sub(s.ready) < standbyTrust {
@@ -537,13 +575,16 @@ func (c *Connector) removeLocked(s *session) bool {
 	}
 	delete(c.sessions, s)
 	s.version.open--
-	if c.standby == s {
-		c.standby = nil
+	if i := slices.Index(c.standbys, s); i >= 0 {
+		c.standbys = slices.Delete(c.standbys, i, i+1)
 	}
 	if i := slices.Index(c.pool, s); i >= 0 {
 		now := time.Now()
 		c.pool = slices.Delete(c.pool, i, i+1)
 		c.keeper.retired = now
+		if s.due != "" {
+			c.keeper.owed++
+		}
 		if s.due == "" && c.outdatedLocked(s.version, now) {
 			s.due = reasonSuperseded
 		}

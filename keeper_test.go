@@ -372,3 +372,36 @@ func TestDrainWithIdleSettingsOfTheApplication(t *testing.T) {
 		})
 	}
 }
+
+// A pool whose connections are idle replaces none that is retired. Replacements are kept
+// for it all the same, so that its next burst finds them; and if none comes, they go.
+func TestIdlePoolComesOutOfADrainWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(20)
+		time.Sleep(time.Second)
+		r.rotate("v2")
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if old, all := r.server.open("v1"), r.server.open(""); old != 0 || all < 20 || r.server.peak > 21 {
+			t.Errorf("%d sessions, %d of them old, %d at the peak", all, old, r.server.peak)
+		}
+		before, _ := r.server.attempts("v2")
+		r.fill(20)
+		if after, _ := r.server.attempts("v2"); after > before+1 {
+			t.Errorf("a burst needed %d logins", after-before)
+		}
+
+		r.rotate("v3")
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if n := r.server.open(""); n > 1 {
+			t.Errorf("%d sessions two minutes later, and nobody wants any", n)
+		}
+		n, _ := r.server.attempts("v3")
+		time.Sleep(time.Hour)
+		if later, _ := r.server.attempts("v3"); n > 30 || later > n {
+			t.Errorf("%d logins for a pool of 20, and %d in an idle hour", n, later-n)
+		}
+	})
+}

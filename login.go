@@ -393,6 +393,7 @@ func (c *Connector) handOut(ctx context.Context, s *session) bool {
 			c.replaceBlindLocked(s)
 		}
 		c.pool = append(c.pool, s)
+		c.keeper.owed = max(0, c.keeper.owed-1)
 	}
 	c.mu.Unlock()
 	c.poke()

@@ -129,7 +129,7 @@ func (c *Connector) Stats() Stats {
 		Rotations: c.counts.rotations, Logins: c.counts.logins, Refused: c.counts.refused, Failed: c.counts.failed,
 		Superseded: c.counts.superseded, Aged: c.counts.aged, Ending: c.counts.ending, Overran: c.counts.overran,
 		SourceErrors: c.counts.sourceErrors, SourceRead: c.source.read,
-		Waiting: c.waiting, Standby: c.standby != nil, Draining: !c.keeper.drain.from.IsZero(),
+		Waiting: c.waiting, Standby: len(c.standbys) > 0, Draining: !c.keeper.drain.from.IsZero(),
 	}
 	for _, v := range c.versions {
 		info := c.infoLocked(v)
