@@ -1,5 +1,5 @@
 // The keeper: the connector's one goroutine. It carries out the drain on the
-// managed pools, proves new credentials, keeps a standby, and closes what
+// managed pools, proves new credentials, logs standbys in, and closes what
 // outlives its credential. Whatever can take long it starts and doesn't await.
 
 package sqlrotate
@@ -7,7 +7,6 @@ package sqlrotate
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -20,14 +19,6 @@ const (
 	// cleaner runs only while there is a limit, and the drain needs it.
 	unlimited = time.Duration(math.MaxInt64 / 4)
 
-	// maxStandbyTTL is how long a standby that nobody takes is kept at the most,
-	// after a drain.
-	maxStandbyTTL = time.Minute
-
-	// standbyTrust is how long a standby is handed out without asking whether the
-	// server is still there.
-	standbyTrust = time.Second
-
 	// wallClock is how often credentials with an end are held against the wall
 	// clock: timers stand still while a machine is suspended.
 	wallClock = time.Second
@@ -36,9 +27,6 @@ const (
 	// time, then twice that, up to checkMax.
 	checkMin = 250 * time.Millisecond
 	checkMax = 5 * time.Second
-
-	// checkPause is the time a standby that makes room for that gets to leave.
-	checkPause = 50 * time.Millisecond
 )
 
 // keeperState is the keeper's memory. It is guarded by Connector.mu.
@@ -443,97 +431,6 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 		}
 		c.poke()
 	})
-}
-
-// wantStandbyLocked returns when the next standby is to log in: one to replace the
-// next connection that goes, if that is wanted; and, at the pace of the drain, one
-// in place of each that has gone and that the pool has not replaced, because it was
-// idle. Without those a pool would come out of a drain all but empty, and its next
-// burst would have to log in. The zero time means never.
-func (c *Connector) wantStandbyLocked(wanted bool, now time.Time) time.Time {
-	n := len(c.standbys)
-	switch {
-	case n == 0 && (wanted || c.keeper.refill):
-		return now
-	case n == 0 || n >= c.keeper.owed:
-		return time.Time{}
-	}
-	gap := min(maxGap, c.drainTime/time.Duration(c.keeper.owed))
-	return c.standbys[n-1].ready.Add(gap)
-}
-
-// standbyTTL returns how long a standby that nobody takes is kept after a drain:
-// little of the lifetime that it has once it is taken.
-func (c *Connector) standbyTTL() time.Duration {
-	if c.maxLifetime == 0 {
-		return maxStandbyTTL
-	}
-	return min(maxStandbyTTL, c.maxLifetime/10)
-}
-
-// expireStandbysLocked takes away standbys that are outdated, that nobody takes, or
-// that would make more than one session above the pool's peak: two, while an old
-// role is asked after.
-func (c *Connector) expireStandbysLocked(now time.Time) (wake time.Time, stale []*session) {
-	k := &c.keeper
-	k.peak = max(k.peak, len(c.pool)+k.owed)
-	room := k.peak + 1 - len(c.pool)
-	if !now.Before(k.checkAt) && c.suspectLocked(now) != nil && len(c.standbys) >= room {
-		room--
-		k.checkAt = now.Add(checkPause)
-	}
-	busy := !k.drain.from.IsZero()
-	kept := c.standbys[:0]
-	for _, s := range c.standbys {
-		expires := s.ready.Add(c.standbyTTL())
-		late := !busy && !now.Before(expires)
-		if len(kept) >= room || late || c.outdatedLocked(s.version, now) || s.version.ended(now) {
-			stale = append(stale, s)
-			if late {
-				k.refill, k.owed = false, 0 // the pool doesn't need them
-			}
-			continue
-		}
-		kept = append(kept, s)
-		if !busy {
-			wake = earliest(wake, expires)
-		}
-	}
-	clear(c.standbys[len(kept):])
-	c.standbys = kept
-	return wake, stale
-}
-
-// takeStandby returns a standby that is fit for use, or nil.
-func (c *Connector) takeStandby(ctx context.Context) *session {
-	now := time.Now()
-	c.mu.Lock()
-	n := len(c.standbys)
-	if n == 0 {
-		c.mu.Unlock()
-		return nil
-	}
-	s := c.standbys[n-1] // the youngest: it has been idle for the shortest time
-	if c.outdatedLocked(s.version, now) || s.version.ended(now) {
-		c.mu.Unlock()
-		return nil
-	}
-	c.standbys = c.standbys[:n-1]
-	c.mu.Unlock()
-	c.poke()
-	if now.Sub(s.ready) < standbyTrust {
-		return s
-	}
-	pinger, ok := s.conn.(driver.Pinger)
-	if !ok {
-		return s
-	}
-	stop := context.AfterFunc(ctx, s.abort)
-	if err := pinger.Ping(ctx); err != nil || !stop() {
-		_ = s.conn.Close()
-		return nil
-	}
-	return s
 }
 
 // readInBackground reads the source; once more afterwards if that is being done.
