@@ -27,6 +27,7 @@ type fakeServer struct {
 	sessions map[*fakeConn]bool
 	peak     int
 	logins   []fakeLogin // attempts
+	opened   func()      // called after each login that succeeds
 }
 
 type fakeLogin struct {
@@ -91,6 +92,14 @@ func (s *fakeServer) attempts(user string) (all, ok int) {
 
 // Open implements Opener.
 func (s *fakeServer) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+	conn, err := s.login(ctx, cred, dial)
+	if err == nil && s.opened != nil {
+		s.opened()
+	}
+	return conn, err
+}
+
+func (s *fakeServer) login(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
 	nc, err := dial(ctx, "fake", "server")
 	if err != nil {
 		return nil, err

@@ -114,9 +114,10 @@ func (c *Connector) keep() {
 // step does what is to be done now and returns how soon to look again at the
 // latest, or 0 if only an event can change anything.
 func (c *Connector) step(now time.Time) time.Duration {
+	limit := c.poolLimit()
 	c.mu.Lock()
 	severed, wakeEnd := c.severLocked(now)
-	wakeStandby, stale := c.expireStandbysLocked(now)
+	wakeStandby, stale := c.expireStandbysLocked(limit, now)
 	d := c.decideLocked(now)
 	c.keeper.line, c.keeper.moved = c.moveLineLocked(d.line, now)
 	life, refresh := c.lifetimeLocked(d.hold, now)

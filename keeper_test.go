@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -342,13 +343,11 @@ func TestUnmanagedPoolIsSeveredAtTheEnd(t *testing.T) {
 }
 
 // An idle time that the application has set makes the pool's cleaner run less often;
-// old connections are gone in time all the same, and without SetMaxIdleConns there is
-// nothing to replace.
+// old connections are gone in time all the same.
 func TestDrainWithIdleSettingsOfTheApplication(t *testing.T) {
 	for name, adjust := range map[string]func(*sql.DB){
 		"short idle time": func(db *sql.DB) { db.SetConnMaxIdleTime(30 * time.Second) },
 		"long idle time":  func(db *sql.DB) { db.SetConnMaxIdleTime(time.Hour) },
-		"no idle ones":    func(db *sql.DB) { db.SetMaxIdleConns(-1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -404,4 +403,110 @@ func TestIdlePoolComesOutOfADrainWhole(t *testing.T) {
 			t.Errorf("%d logins for a pool of 20, and %d in an idle hour", n, later-n)
 		}
 	})
+}
+
+// A login for the pool that is under way when an old role is asked after counts, too.
+func TestAskingAfterAnOldRoleMakesRoomForALoginUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.db.SetMaxOpenConns(1)
+		r.fill(1)
+		r.rotate("v2") // a standby is kept from now on
+		time.Sleep(10 * time.Second)
+		r.db.SetMaxIdleConns(-1)
+		for round := range 60 {
+			r.source.publish("nobody", "there is no such role") // v2 goes on, and is asked after
+			for range 100 {
+				if err := r.query("7ms"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Duration(round) * 100 * time.Microsecond)
+			}
+			r.source.publish("v2", "p-v2")
+			time.Sleep(time.Second)
+		}
+		if r.server.peak > 2 {
+			t.Errorf("%d sessions at once with a pool of 1", r.server.peak)
+		}
+	})
+}
+
+// A pool that may have fewer connections than before gets no standbys for those that
+// went, however often the credential changes.
+func TestShrunkPoolIsNotKeptWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(20)
+		r.rotate("v2")
+		time.Sleep(3 * time.Second) // in the middle of the drain
+		r.db.SetMaxOpenConns(5)
+		ctx, stop := context.WithCancel(t.Context())
+		var workers sync.WaitGroup
+		for range 5 {
+			workers.Go(func() {
+				for ctx.Err() == nil {
+					if err := r.query("5ms"); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(3 * time.Millisecond)
+				}
+			})
+		}
+		for i := range 5 {
+			time.Sleep(30 * time.Second)
+			r.rotate(fmt.Sprintf("w%d", i))
+		}
+		time.Sleep(15 * time.Second)
+		if n := r.server.open(""); n > 6 {
+			t.Errorf("%d sessions, and the pool may have 5", n)
+		}
+		stop()
+		workers.Wait()
+	})
+}
+
+// Settings of the application that change in the middle of a drain, with load.
+func TestIdleSettingsThatChangeDuringADrain(t *testing.T) {
+	for name, adjust := range map[string]func(*sql.DB){
+		"idle time":    func(db *sql.DB) { db.SetConnMaxIdleTime(time.Second) },
+		"no idle ones": func(db *sql.DB) { db.SetMaxIdleConns(0) },
+		"both":         func(db *sql.DB) { db.SetMaxIdleConns(0); db.SetConnMaxIdleTime(time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, nil)
+				r.db.SetMaxOpenConns(20)
+				r.fill(20)
+				ctx, stop := context.WithCancel(t.Context())
+				var workers sync.WaitGroup
+				for range 10 {
+					workers.Go(func() {
+						for ctx.Err() == nil {
+							if err := r.query("700ms"); err != nil {
+								t.Error(err)
+							}
+							time.Sleep(300 * time.Millisecond)
+						}
+					})
+				}
+				time.Sleep(time.Second)
+				r.rotate("v2")
+				time.Sleep(4 * time.Second)
+				if n := r.server.open("v1"); n == 0 || n == 20 {
+					t.Fatalf("%d old connections: not in the middle of the drain", n)
+				}
+				adjust(r.db)
+				time.Sleep(20 * time.Second)
+				synctest.Wait()
+				if n := r.server.open("v1"); n != 0 {
+					t.Errorf("%d old connections are left", n)
+				}
+				if got := r.c.Stats(); got.Overran > 0 || got.Refused > 0 || r.server.peak > 21 {
+					t.Errorf("%d sessions at once; %+v", r.server.peak, got)
+				}
+				stop()
+				workers.Wait()
+			})
+		})
+	}
 }

@@ -6,6 +6,7 @@ package sqlrotate
 import (
 	"context"
 	"database/sql/driver"
+	"math"
 	"time"
 )
 
@@ -21,6 +22,22 @@ const (
 	// checkPause is the time a standby that makes room for that gets to leave.
 	checkPause = 50 * time.Millisecond
 )
+
+// poolLimit returns how many connections the managed pools may have in all.
+func (c *Connector) poolLimit() int {
+	c.mu.Lock()
+	dbs := c.dbs
+	c.mu.Unlock()
+	limit := 0
+	for _, db := range dbs {
+		n := db.Stats().MaxOpenConnections
+		if n <= 0 {
+			return math.MaxInt
+		}
+		limit += n
+	}
+	return limit
+}
 
 // wantStandbyLocked returns when the next standby is to log in: one to replace the
 // next connection that goes, if that is wanted; and, at the pace of the drain, one
@@ -49,15 +66,19 @@ func (c *Connector) standbyTTL() time.Duration {
 }
 
 // expireStandbysLocked takes away standbys that are outdated, that nobody takes, or
-// that would make more than one session above the pool's peak: two, while an old
-// role is asked after.
-func (c *Connector) expireStandbysLocked(now time.Time) (wake time.Time, stale []*session) {
-	k := &c.keeper
-	k.peak = max(k.peak, len(c.pool)+k.owed)
-	room := k.peak + 1 - len(c.pool)
-	if !now.Before(k.checkAt) && c.suspectLocked(now) != nil && len(c.standbys) >= room {
-		room--
+// that there is no room for: there is never more than one session above the pool's
+// peak, nor above limit, the most connections that it may have.
+func (c *Connector) expireStandbysLocked(limit int, now time.Time) (wake time.Time, stale []*session) {
+	k, pool := &c.keeper, len(c.pool)
+	k.owed = min(k.owed, max(0, limit-pool)) // a pool that has shrunk takes no more
+	k.peak = max(min(k.peak, limit), pool+k.owed)
+	others := len(c.sessions) - pool - len(c.standbys) // about to be in the pool, or to go
+	room := k.peak + 1 - pool - others
+	if !now.Before(k.checkAt) && len(c.standbys) >= max(1, room) && c.suspectLocked(now) != nil {
+		room-- // for the login that asks after an old role
 		k.checkAt = now.Add(checkPause)
+	} else {
+		room = max(1, room)
 	}
 	busy := !k.drain.from.IsZero()
 	kept := c.standbys[:0]
@@ -81,7 +102,8 @@ func (c *Connector) expireStandbysLocked(now time.Time) (wake time.Time, stale [
 	return wake, stale
 }
 
-// takeStandby returns a standby that is fit for use, or nil.
+// takeStandby returns a standby that is fit for use, or nil: then the one that it
+// found unfit is closed, because a login takes its place.
 func (c *Connector) takeStandby(ctx context.Context) *session {
 	now := time.Now()
 	c.mu.Lock()
@@ -91,24 +113,24 @@ func (c *Connector) takeStandby(ctx context.Context) *session {
 		return nil
 	}
 	s := c.standbys[n-1] // the youngest: it has been idle for the shortest time
-	if c.outdatedLocked(s.version, now) || s.version.ended(now) {
-		c.mu.Unlock()
-		return nil
-	}
 	c.standbys = c.standbys[:n-1]
+	unfit := c.outdatedLocked(s.version, now) || s.version.ended(now)
 	c.mu.Unlock()
 	c.poke()
-	if now.Sub(s.ready) < standbyTrust {
-		return s
-	}
-	pinger, ok := s.conn.(driver.Pinger)
-	if !ok {
-		return s
-	}
-	stop := context.AfterFunc(ctx, s.abort)
-	if err := pinger.Ping(ctx); err != nil || !stop() {
+	if unfit || now.Sub(s.ready) >= standbyTrust && !s.alive(ctx) {
 		_ = s.conn.Close()
 		return nil
 	}
 	return s
+}
+
+// alive reports whether the server answers on the session.
+func (s *session) alive(ctx context.Context) bool {
+	pinger, ok := s.conn.(driver.Pinger)
+	if !ok {
+		return true
+	}
+	stop := context.AfterFunc(ctx, s.abort)
+	err := pinger.Ping(ctx)
+	return stop() && err == nil
 }
