@@ -510,3 +510,27 @@ func TestIdleSettingsThatChangeDuringADrain(t *testing.T) {
 		})
 	}
 }
+
+// A standby whose server has vanished without a word holds nobody up for long, be it
+// one that asks for a connection without a deadline.
+func TestStandbyOfAServerThatVanished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(5)
+		r.rotate("v2")
+		time.Sleep(20 * time.Second)
+		r.server.set(func(s *fakeServer) {
+			for c := range s.sessions {
+				c.silent = true
+			}
+		})
+		r.db.SetMaxIdleConns(-1)
+		from := time.Now()
+		if err := r.query("1ms"); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(from); d < time.Second || d > 2*time.Second {
+			t.Errorf("a connection after %v; the test is for a standby that doesn't answer", d)
+		}
+	})
+}

@@ -19,6 +19,10 @@ const (
 	// server is still there.
 	standbyTrust = time.Second
 
+	// pingTimeout bounds that question. A server that takes longer may be gone
+	// without a word, and a login finds another one, or says why not.
+	pingTimeout = time.Second
+
 	// checkPause is the time a standby that makes room for that gets to leave.
 	checkPause = 50 * time.Millisecond
 )
@@ -124,12 +128,14 @@ func (c *Connector) takeStandby(ctx context.Context) *session {
 	return s
 }
 
-// alive reports whether the server answers on the session.
+// alive reports whether the server answers on the session within pingTimeout.
 func (s *session) alive(ctx context.Context) bool {
 	pinger, ok := s.conn.(driver.Pinger)
 	if !ok {
 		return true
 	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
 	stop := context.AfterFunc(ctx, s.abort)
 	err := pinger.Ping(ctx)
 	return stop() && err == nil
