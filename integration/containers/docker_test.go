@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +52,9 @@ func startDocker() (stop func(), err error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("no daemon answers, and only root can start one")
 	}
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "dockerd")
 	if err != nil {
 		return nil, err
@@ -62,16 +64,21 @@ func startDocker() (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("dockerd", "--host", socket, "--data-root", filepath.Join(dir, "data"),
+	// The pipe breaks however this process ends, and the daemon ends with it.
+	cmd := exec.Command("sh", "-c", `trap : INT; dir=$1; shift; "$@" & read -r _; kill $!; wait $!; rm -rf "$dir"`,
+		"sh", dir, "dockerd", "--host", socket, "--data-root", filepath.Join(dir, "data"),
 		"--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"))
 	cmd.Stdout, cmd.Stderr = log, log
+	life, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	stop = func() {
-		_ = cmd.Process.Signal(os.Interrupt)
+		_ = life.Close()
 		_ = cmd.Wait()
-		_ = os.RemoveAll(dir)
 	}
 	_ = os.Setenv("DOCKER_HOST", socket)
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
@@ -96,30 +103,52 @@ func docker(tb testing.TB, args ...string) string {
 	return strings.TrimSpace(out.String())
 }
 
-// official returns the images of PostgreSQL 14 to 18, if they can be pulled.
-func official() (images []string) {
+// images returns PostgreSQL 14 to 18, or, where none can be pulled, those versions
+// that are installed on this machine.
+func images(tb testing.TB) (names []string) {
+	tb.Helper()
 	for _, version := range []string{"18", "17", "16", "15", "14"} {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		err := exec.CommandContext(ctx, "docker", "pull", "--quiet", "postgres:"+version).Run()
-		cancel()
-		if err != nil {
-			break
+		name := "postgres:" + version
+		err := pull(name)
+		switch {
+		case err == nil:
+			names = append(names, name)
+		case version == "18":
+			tb.Logf("images of the PostgreSQL of this machine, as %v", err)
+			return installed(tb)
+		default:
+			tb.Error(err) // that others could be pulled must not hide it
 		}
-		images = append(images, "postgres:"+version)
 	}
-	return images
+	return names
 }
 
-// local makes an image of the PostgreSQL that is installed on this machine, with no
-// more of the machine than that needs. It honours the same variables as the official
-// image.
-func local(tb testing.TB) string {
+func pull(name string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "docker", "pull", "--quiet", name).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s can't be pulled: %w: %s", name, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// installed makes an image of each PostgreSQL that is installed on this machine.
+func installed(tb testing.TB) (names []string) {
 	tb.Helper()
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil || len(found) == 0 {
 		tb.Fatal("no PostgreSQL in /usr/lib/postgresql to make an image of")
 	}
-	prefix := filepath.Dir(filepath.Dir(slices.Max(found)))
+	for _, initdb := range found {
+		names = append(names, local(tb, filepath.Dir(filepath.Dir(initdb))))
+	}
+	return names
+}
+
+// local makes an image of the PostgreSQL that is installed at a prefix, with no more
+// of the machine than that needs. It honours the same variables as the official image.
+func local(tb testing.TB, prefix string) string {
+	tb.Helper()
 	version := filepath.Base(prefix)
 	const uid = 999
 	img := newImage(tb)
@@ -273,6 +302,7 @@ func (img *image) load(name string, changes ...string) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		img.Fatalf("docker import: %v\n%s", err, out)
 	}
+	img.Cleanup(func() { _ = exec.Command("docker", "rmi", "--force", name).Run() })
 	return name
 }
 

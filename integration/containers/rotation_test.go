@@ -24,12 +24,7 @@ import (
 // Ten rotations under load, on every PostgreSQL that can be had in a container: no
 // query fails, and no session is open when its role is dropped.
 func TestRotation(t *testing.T) {
-	images := official()
-	if len(images) == 0 {
-		t.Log("no image can be pulled: one of the PostgreSQL of this machine")
-		images = []string{local(t)}
-	}
-	for _, name := range images {
+	for _, name := range images(t) {
 		t.Run(name, func(t *testing.T) { testRotation(t, name) })
 	}
 }
@@ -105,6 +100,7 @@ func testRotation(t *testing.T, name string) {
 	defer load.Stop()
 
 	var revocations sync.WaitGroup
+	defer revocations.Wait() // also if publish ends the test
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	for range 10 {

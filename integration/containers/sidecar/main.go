@@ -59,9 +59,11 @@ type Report struct {
 	Username string    // of the login in use
 	Proven   bool
 	Seen     time.Time // when that was first read
-	Events   bool      // whether the file system's events arrive
-	Healthy  string    // empty: yes
+	Told     string    // the last login that an event has told of, and when
+	ToldAt   time.Time
+	Healthy  string // empty: yes
 	Overran  uint64
+	Books    string // when all is done: "kept", or what is wrong with them
 }
 
 // Failure is an operation that failed.
@@ -77,13 +79,20 @@ func app(ctx context.Context, path, dsn string) error {
 		return err
 	}
 	defer source.Close()
+	// Nobody logs in through this one and it hardly polls: what it knows, it knows
+	// from events.
+	told, err := sqlrotate.NewFileSource(path, sqlrotate.FileOptions{Poll: time.Hour, Logger: log}) //nolint:contextcheck // as above
+	if err != nil {
+		return err
+	}
+	defer told.Close()
 	opener, err := sqlrotate.Postgres(dsn)
 	if err != nil {
 		return err
 	}
 	c, err := sqlrotate.New(sqlrotate.Config{
 		Source: source, Opener: opener, Logger: log,
-		Window: sqlrotate.Window{Overlap: 8 * time.Second, Lag: time.Second, Checkout: time.Second},
+		Window: sqlrotate.Window{Overlap: 12 * time.Second, Lag: time.Second, Checkout: time.Second},
 	})
 	if err != nil {
 		return err
@@ -96,8 +105,9 @@ func app(ctx context.Context, path, dsn string) error {
 
 	out := json.NewEncoder(os.Stdout)
 	reported := 0
-	report := func() error {
-		r := Report{Done: work.Done(), Slowest: work.Slowest(), Events: source.Status().Events}
+	report := func(books string) error {
+		heard := told.Status()
+		r := Report{Done: work.Done(), Slowest: work.Slowest(), Told: heard.Username, ToldAt: heard.Loaded, Books: books}
 		failures := work.Failures()
 		for _, f := range failures[reported:] {
 			r.Failures = append(r.Failures, Failure{f.From, f.To, f.Err.Error()})
@@ -119,12 +129,16 @@ func app(ctx context.Context, path, dsn string) error {
 	for {
 		select {
 		case <-tick.C:
-			if err := report(); err != nil {
+			if err := report(""); err != nil {
 				return err
 			}
 		case <-ctx.Done():
 			work.Stop()
-			return report()
+			books := "kept"
+			if err := work.Audit(context.WithoutCancel(ctx), db); err != nil {
+				books = err.Error()
+			}
+			return report(books)
 		}
 	}
 }
