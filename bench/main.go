@@ -24,10 +24,11 @@ func main() {
 	rounds := flag.Int("rounds", 7, "rotations for each contender and load")
 	scale := flag.Bool("scale", false, "measure the cost of large drains instead")
 	only := flag.String("load", "", "one load only: think, saturated or long")
+	tls := flag.Bool("tls", false, "rotations with TLS (sslmode=verify-full)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	measure := func(ctx context.Context) error { return rotations(ctx, *rounds, *only) }
+	measure := func(ctx context.Context) error { return rotations(ctx, *rounds, *only, *tls) }
 	if *scale {
 		measure = func(ctx context.Context) error { return drains(ctx, *rounds) }
 	}
@@ -38,8 +39,8 @@ func main() {
 }
 
 // rotations prints the table of the rotation benchmark.
-func rotations(ctx context.Context, rounds int, only string) (err error) {
-	server, err := pgtest.Start(ctx, pgtest.Options{})
+func rotations(ctx context.Context, rounds int, only string, tls bool) (err error) {
+	server, err := pgtest.Start(ctx, pgtest.Options{TLS: tls})
 	if err != nil {
 		return err
 	}
