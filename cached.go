@@ -15,11 +15,14 @@ import (
 // CacheOptions adjusts [Cached].
 type CacheOptions struct {
 	// MaxAge is the time after which a credential without a NotAfter is fetched
-	// again. Zero means 5 min. A credential with one is fetched again when two
-	// thirds of its time have passed, or at MaxAge if that is set and earlier.
+	// again; a successor may be noticed that much later, which Window.Lag has to
+	// allow for. Zero means 5 min; negative means that it is fetched again when a
+	// login was refused, and not before. A credential with a NotAfter is fetched
+	// again when two thirds of its time have passed at the latest, or at MaxAge if
+	// that is positive and earlier.
 	MaxAge time.Duration
 
-	// Timeout bounds each fetch. Zero means 30 s.
+	// Timeout bounds each fetch. Zero means 30 s; negative means no bound.
 	Timeout time.Duration
 
 	// Logger gets a line when fetching begins to fail and when it works again. Nil
@@ -33,7 +36,8 @@ const (
 
 	// A failed fetch is tried again after fetchRetryMin, then twice that, up to
 	// fetchRetryMax; and one that a refused login asks for comes no sooner than
-	// fetchRetryMin after the last.
+	// fetchRetryMin after the last, and is made by a Refresher's Refresh, which may
+	// be dear (a new role in the database), no sooner than fetchRetryMax after that.
 	fetchRetryMin = time.Second
 	fetchRetryMax = time.Minute
 )
@@ -55,6 +59,8 @@ type CachedSource struct {
 	err      error         // of the last fetch
 	failing  time.Time     // since when fetches have failed
 	fetched  time.Time     // when the last fetch ended
+	rejected Credential    // what was refused, for the next fetch; zero: nothing
+	told     time.Time     // when src was last told of such a one
 	finished chan struct{} // closed when the next fetch ends
 	changed  chan struct{} // closed when cred changes
 }
@@ -81,8 +87,8 @@ func Cached(src Source, opt CacheOptions) *CachedSource {
 }
 
 // Credential returns the last good credential at once. If there is none, or it has
-// ended, it waits for the fetch of one, within ctx; after a failed fetch it waits for
-// the next no sooner than a second later.
+// ended, it waits for the fetch of one, within ctx; for a second after a failed fetch
+// it returns that one's error instead.
 func (s *CachedSource) Credential(ctx context.Context) (Credential, error) {
 	now := time.Now()
 	s.mu.Lock()
@@ -99,11 +105,17 @@ func (s *CachedSource) Credential(ctx context.Context) (Credential, error) {
 }
 
 // Refresh implements [Refresher]: it returns a credential other than rejected at
-// once, and else fetches, at most once a second.
+// once, and else fetches, at most once a second. A source behind the cache that is a
+// Refresher is told what was refused, at most once a minute. What Refresh returns may
+// be rejected itself: if nothing else is to be had, or the last fetch was less than a
+// second ago.
 func (s *CachedSource) Refresh(ctx context.Context, rejected Credential) (Credential, error) {
 	s.mu.Lock()
 	cred, finished := s.cred, s.finished
 	known := s.have && (!cred.SameLogin(rejected) || time.Since(s.fetched) < fetchRetryMin)
+	if !known {
+		s.rejected = rejected
+	}
 	s.mu.Unlock()
 	if known {
 		return cred, nil
@@ -190,6 +202,10 @@ func (s *CachedSource) run() {
 		s.mu.Lock()
 		next := nextFetch(s.fetched, s.cred.NotAfter, s.opt.MaxAge, failures)
 		s.mu.Unlock()
+		if next.IsZero() {
+			timer.Stop()
+			continue
+		}
 		wait := time.Until(next)
 		if wait > 0 {
 			wait -= rand.N(wait/4 + 1)
@@ -199,7 +215,7 @@ func (s *CachedSource) run() {
 }
 
 // nextFetch returns when to fetch again, at the latest, after a fetch that ended
-// at fetched and was followed by failures in a row, itself included.
+// at fetched and was the last of so many failures in a row. Zero means never.
 func nextFetch(fetched, notAfter time.Time, maxAge time.Duration, failures int) time.Time {
 	if failures > 0 {
 		d := fetchRetryMin
@@ -209,6 +225,9 @@ func nextFetch(fetched, notAfter time.Time, maxAge time.Duration, failures int) 
 		return fetched.Add(min(d, fetchRetryMax))
 	}
 	if notAfter.IsZero() {
+		if maxAge < 0 {
+			return time.Time{}
+		}
 		return fetched.Add(orDefault(maxAge, defaultMaxAge))
 	}
 	d := max(fetchRetryMin, notAfter.Sub(fetched)*2/3)
@@ -220,8 +239,11 @@ func nextFetch(fetched, notAfter time.Time, maxAge time.Duration, failures int) 
 
 // fetch asks the source once.
 func (s *CachedSource) fetch() bool {
-	ctx, cancel := context.WithTimeout(s.ctx, orDefault(s.opt.Timeout, defaultFetchTimeout))
-	cred, err := guard(ctx, s.src.Credential)
+	ctx, cancel := s.ctx, context.CancelFunc(func() {})
+	if d := orDefault(s.opt.Timeout, defaultFetchTimeout); d > 0 {
+		ctx, cancel = context.WithTimeout(ctx, d)
+	}
+	cred, err := guard(ctx, s.asking())
 	cancel()
 	now := time.Now()
 	s.mu.Lock()
@@ -229,7 +251,7 @@ func (s *CachedSource) fetch() bool {
 	s.fetched, s.err = now, err
 	switch {
 	case err == nil:
-		if !s.have || !s.cred.SameLogin(cred) {
+		if !s.have || !s.cred.SameLogin(cred) || !s.cred.NotAfter.Equal(cred.NotAfter) {
 			close(s.changed)
 			s.changed = make(chan struct{})
 		}
@@ -241,6 +263,7 @@ func (s *CachedSource) fetch() bool {
 	case <-s.want: // whoever asked while this fetch was under way has his answer
 	default:
 	}
+	s.rejected = Credential{}
 	close(s.finished)
 	s.finished = make(chan struct{})
 	s.mu.Unlock()
@@ -252,4 +275,18 @@ func (s *CachedSource) fetch() bool {
 		s.log.Info("sqlrotate: the credential is fetched again", "source", s.String())
 	}
 	return err == nil
+}
+
+// asking returns how to ask the source for the next credential.
+func (s *CachedSource) asking() func(context.Context) (Credential, error) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.src.(Refresher)
+	rejected := s.rejected
+	if !ok || rejected.Username == "" || !rejected.SameLogin(s.cred) || !s.told.IsZero() && now.Sub(s.told) < fetchRetryMax {
+		return s.src.Credential
+	}
+	s.told = now
+	return func(ctx context.Context) (Credential, error) { return r.Refresh(ctx, rejected) }
 }

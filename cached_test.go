@@ -179,6 +179,7 @@ func TestNextFetch(t *testing.T) {
 	}{
 		{"unknown end", 0, 0, 0, defaultMaxAge},
 		{"unknown end, max age", 0, time.Minute, 0, time.Minute},
+		{"end is known, no max age", time.Hour, -1, 0, 40 * time.Minute},
 		{"two thirds of the time", time.Hour, 0, 0, 40 * time.Minute},
 		{"max age is earlier", time.Hour, time.Minute, 0, time.Minute},
 		{"max age is later", time.Minute, time.Hour, 0, 40 * time.Second},
@@ -208,6 +209,84 @@ func TestCachedCloseDoesNotWaitForASlowSource(t *testing.T) {
 		}
 		if _, err := c.Credential(t.Context()); err == nil {
 			t.Error("a closed source gave a credential")
+		}
+	})
+}
+
+// A lease that is renewed has another end: those who wait for a change learn of it.
+func TestCachedTellsOfARenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &slowSource{cred: login("v1", time.Now().Add(time.Hour))}
+		c := newCached(t, src, CacheOptions{})
+		if _, err := c.Credential(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		changed := c.Changed()
+		src.set(login("v1", time.Now().Add(2*time.Hour)), nil)
+		time.Sleep(time.Hour)
+		select {
+		case <-changed:
+		default:
+			t.Error("nobody is told that the lease is renewed")
+		}
+	})
+}
+
+// refreshingSource makes a new login when one was refused.
+type refreshingSource struct {
+	slowSource
+	refreshed []string // who was refused
+}
+
+func (s *refreshingSource) Refresh(_ context.Context, rejected Credential) (Credential, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refreshed = append(s.refreshed, rejected.Username)
+	s.cred = login(rejected.Username+"x", time.Time{})
+	return s.cred, nil
+}
+
+// A source that can be told what was refused is told; but a server that refuses
+// everybody doesn't have it make a login each second.
+func TestCachedTellsTheSourceWhatWasRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &refreshingSource{slowSource: slowSource{cred: login("v", time.Time{})}}
+		c := newCached(t, src, CacheOptions{})
+		cred, err := c.Credential(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		start := time.Now()
+		for time.Since(start) < 5*time.Minute {
+			if cred, err = c.Refresh(t.Context(), cred); err != nil {
+				t.Fatal(err)
+			}
+			if len(src.refreshed) == 1 && cred.Username != "vx" {
+				t.Fatalf("got %q", cred.Username)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := len(src.refreshed); n < 4 || n > 6 || src.refreshed[0] != "v" || src.refreshed[1] != "vx" {
+			t.Errorf("told of %v", src.refreshed)
+		}
+	})
+}
+
+func TestCachedWithoutBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &slowSource{cred: login("v1", time.Time{})}
+		c := newCached(t, src, CacheOptions{MaxAge: -1, Timeout: -1})
+		if cred, err := c.Credential(t.Context()); err != nil || cred.Username != "v1" {
+			t.Fatalf("got %v, %v", cred.Username, err)
+		}
+		time.Sleep(24 * time.Hour)
+		if n := src.fetches.Load(); n != 1 {
+			t.Errorf("%d fetches, want 1", n)
+		}
+		src.set(login("v2", time.Time{}), nil)
+		if cred, err := c.Refresh(t.Context(), login("v1", time.Time{})); err != nil || cred.Username != "v2" {
+			t.Errorf("got %v, %v", cred.Username, err)
 		}
 	})
 }

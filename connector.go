@@ -345,7 +345,7 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 	c.source = sourceState{read: now}
 	if same {
 		if !current.notAfter.Equal(cred.NotAfter) {
-			current.notAfter = cred.NotAfter
+			current.notAfter, current.renewed = cred.NotAfter, now
 			c.broadcastLocked()
 		}
 		c.mu.Unlock()
@@ -384,7 +384,7 @@ func (c *Connector) rotateLocked(cred Credential, now time.Time) (v *version, ov
 		c.number++
 		v = &version{number: c.number, cred: cred, seen: now}
 	}
-	v.notAfter = cred.NotAfter
+	v.notAfter, v.renewed = cred.NotAfter, now
 	if len(c.versions) > 0 {
 		last := c.versions[0]
 		last.superseded, last.end = now, c.cfg.Window.end(now)

@@ -57,6 +57,30 @@ func TestEndThatIsLearntLaterIsKept(t *testing.T) {
 	})
 }
 
+// A lease of an hour that is renewed again and again is never about to end.
+func TestRenewedLeaseIsHealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		renew := func() {
+			r.source.set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: time.Now().Add(time.Hour)}, nil)
+		}
+		renew()
+		r.fill(1)
+		for range 20 {
+			time.Sleep(40 * time.Minute)
+			if err := r.c.Healthy(); err != nil {
+				t.Fatal(err)
+			}
+			renew()
+			synctest.Wait()
+		}
+		time.Sleep(50 * time.Minute)
+		if r.c.Healthy() == nil {
+			t.Error("healthy in the last sixth of a lease")
+		}
+	})
+}
+
 func TestRenewedLeaseEndsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)

@@ -230,12 +230,12 @@ func (c *Connector) fallbackLocked(now time.Time) string {
 }
 
 // endsSoon reports whether a current version ends so soon that its successor
-// should have come: in the last quarter of its life, or so late that a connection
+// should have come: in the last quarter of its lease, or so late that a connection
 // handed out now might not come back in time.
 func (c *Connector) endsSoon(v *version, now time.Time) bool {
 	end := v.deadline()
 	if end.IsZero() {
 		return false
 	}
-	return end.Sub(now) < max(c.cfg.Window.checkout(), end.Sub(v.seen)/4)
+	return end.Sub(now) < max(c.cfg.Window.checkout(), end.Sub(v.renewed)/4)
 }
