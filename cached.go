@@ -71,7 +71,8 @@ type CachedSource struct {
 // again ahead of NotAfter, at CacheOptions.MaxAge, and when a login was refused;
 // failures are retried with growing pauses. Close ends it. src stays the caller's.
 //
-// Put it in front of sources that cross a network. A [FileSource] is faster without.
+// Put it in front of sources that cross a network, within the Lag of the window (see
+// CacheOptions.MaxAge). A [FileSource] is faster without.
 func Cached(src Source, opt CacheOptions) *CachedSource {
 	s := &CachedSource{
 		src: src, opt: opt, log: opt.Logger,
@@ -174,7 +175,8 @@ func (s *CachedSource) Healthy() error {
 	return fmt.Errorf("sqlrotate: fetching the credential has failed for %v: %w", time.Since(s.failing).Round(time.Second), s.err)
 }
 
-// Close ends the goroutine and waits for a fetch that is under way to give up.
+// Close ends the goroutine and waits for a fetch that is under way to give up. A
+// credential that has been fetched is given out until its NotAfter.
 func (s *CachedSource) Close() error {
 	s.close()
 	<-s.done

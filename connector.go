@@ -31,14 +31,17 @@ type Config struct {
 
 	// Probe is a query that says what "works" means, for logins that succeed with
 	// a role that can do nothing. It is run, and its rows discarded, after a login
-	// with a credential that has not proven itself yet; if it fails, the
-	// credential counts as refused. Empty means that a login is proof enough.
+	// with a credential that has not proven itself yet, within LoginTimeout; if it
+	// fails, the credential counts as refused. The driver's connection must be a
+	// driver.QueryerContext. Empty means that a login is proof enough.
 	Probe string
 
-	// Bridge is how long after the first refusal logins wait for the source and
-	// the server to agree again, within the contexts of those who ask for them. Zero
-	// means 30 s; negative means not at all. A connection that the pool opens on
-	// its own account has no deadline of its own and waits as long.
+	// Bridge is how long after the first refusal, or after the credential's
+	// NotAfter, logins wait for the source and the server to agree again, within the
+	// contexts of those who ask for them. It is counted once for all of them: after
+	// it they fail at once. Zero means 30 s; negative means not at all. A connection
+	// that the pool opens on its own account has no deadline of its own and waits as
+	// long.
 	Bridge time.Duration
 
 	// LoginTimeout bounds each login. Zero means 30 s; negative means no bound but
@@ -47,7 +50,7 @@ type Config struct {
 
 	// Drain is the time over which old connections are replaced after a rotation,
 	// one after the other. Zero means half the window's MaxLifetime and at
-	// most 10 s; negative means at once. A small pool is done sooner, and a window
+	// most 10 s (with [InPlace], 10 s); negative means at once. A small pool is done sooner, and a window
 	// that is nearly over makes it hurry. Connections that are in use go when they
 	// come back, so a large pool of long transactions takes longer.
 	Drain time.Duration
@@ -91,7 +94,7 @@ func (cfg Config) drain(maxLifetime time.Duration) time.Duration {
 var ErrClosed = errors.New("sqlrotate: connector is closed")
 
 // Connector is a [driver.Connector] whose connections log in with the latest
-// credential of a [Source]. It belongs to one *sql.DB: make it with [New], and the
+// credential of a [Source]. It is meant for one *sql.DB: make it with [New], and the
 // pool with [OpenDB]. All methods are safe for concurrent use.
 type Connector struct {
 	cfg         Config
@@ -188,9 +191,10 @@ func OpenDB(c *Connector) *sql.DB {
 // previous credential while it is inside its overlap, and else waits for the
 // source or the server to change, for at most Config.Bridge from the first
 // refusal. Then the error is a [*RefusedError]; it is an [*ExpiredError] if the
-// latest credential has ended. Other errors are the driver's own, but never
-// driver.ErrBadConn, which database/sql would retry. Connect returns as soon as
-// ctx is done.
+// latest credential has ended, [ErrClosed] after Close, and the source's if it has
+// never given a credential. Other errors are the driver's own or those of a context,
+// but never driver.ErrBadConn, which database/sql would retry. Connect returns as
+// soon as ctx is done.
 func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err := c.start(); err != nil {
 		return nil, err
@@ -225,7 +229,8 @@ func (noDriver) Open(string) (driver.Conn, error) {
 
 // Close ends everything the connector does in the background and waits for it.
 // Connections that are still open stay so until their *sql.DB closes them. It is
-// called by the *sql.DB's own Close, and may be called more than once.
+// called by the *sql.DB's own Close (through a connector that wraps this one only if
+// that is an [io.Closer] and passes it on), and may be called more than once.
 func (c *Connector) Close() error {
 	c.mu.Lock()
 	c.closed = true

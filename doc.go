@@ -27,7 +27,8 @@
 //     database/sql is told to expire one connection, and takes the standby when it
 //     asks for another.
 //   - Lifetime. database/sql retires every connection at an age of at most
-//     Window.MaxLifetime, whether or not anybody noticed a rotation.
+//     Window.MaxLifetime, whether or not anybody noticed a rotation. ([InPlace] has no
+//     such age: there sessions outlive their password by design.)
 //   - Sever. A connection that is still open when its credential ends is closed.
 //     With a window that holds this never happens.
 //
@@ -47,5 +48,7 @@
 //
 // Errors of this package begin with "sqlrotate:" and never contain a secret. A login
 // fails with a [*RefusedError] or an [*ExpiredError] where the credential is to
-// blame, and with the driver's own error otherwise.
+// blame, and otherwise mostly with the driver's own error: see [Connector.Connect].
+// A [*DecodeError] is wrapped by the errors of a [FileSource] whose content is no
+// credential.
 package sqlrotate

@@ -38,8 +38,9 @@ const (
 // FileOptions says how [NewFileSource] reads. The zero value is good for what the
 // usual agents write.
 type FileOptions struct {
-	// Username is the user name where what is read holds none, such as a bare
-	// password. Empty: it must hold one.
+	// Username is the user name for what is read without one, such as a bare
+	// password. What holds another one is refused, so leave it empty for roles that
+	// change. Empty: what is read must hold one.
 	Username string
 
 	// Format is the format of the file. Empty: it is recognised. Name it for a bare
@@ -73,7 +74,8 @@ type FileOptions struct {
 	Settle time.Duration
 
 	// WaitFor is how long NewFileSource waits for a usable credential if there is
-	// none at once. Zero or negative: it fails at once.
+	// none at once, because the agent starts later. Zero or negative: not at all, but
+	// for a file that is being written, which gets Settle to become whole.
 	WaitFor time.Duration
 
 	// ReadTimeout bounds one read, for file systems that hang. Past it the last
@@ -127,7 +129,8 @@ func (o FileOptions) decoding() decodeOptions {
 // (renamed over it, or behind a symlink that was changed) is believed at once, or,
 // if it is younger than 30 ms, when it is that old; a directory whose ..data link
 // was changed is believed at once; whatever else was written, in place or where
-// there was nothing, when it has been left alone for [FileOptions].Settle.
+// there was nothing, when it has been left alone for [FileOptions].Settle (JSON where
+// there was nothing, at once).
 //
 // When the path can't be read, or holds no credential, the last good credential
 // stays: the failure is in Status, in Healthy and in the log. Only regular files

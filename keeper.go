@@ -51,12 +51,14 @@ type keeperState struct {
 	conns     []pooled      // what decideLocked last knew of the pool; kept for its memory
 }
 
-// Manage lets c set the lifetime of db's connections, for a pool that was opened
-// by other means than [OpenDB] over c or over a connector that wraps it. From then
-// on db.SetConnMaxLifetime is c's to call; all other settings of db stay the
-// caller's. (With a SetConnMaxIdleTime shorter than the age of its connections,
-// database/sql's cleaner runs less promptly: cold connections then go when they
-// are touched, or with their idle time.)
+// Manage lets c set the lifetime of db's connections. It is for a pool that was not
+// opened with [OpenDB], but for example with sql.OpenDB over a connector that wraps c.
+// From then on db.SetConnMaxLifetime is c's to call; all other settings of db stay the
+// caller's. More than one pool may be managed: they are drained as one, and when one
+// is closed, so is c. After [Connector.Close] Manage does nothing. (With a
+// SetConnMaxIdleTime shorter than the age of its connections, database/sql's cleaner
+// runs less promptly: cold connections then go when they are touched, or with their
+// idle time.)
 func (c *Connector) Manage(db *sql.DB) {
 	if c.start() != nil {
 		return

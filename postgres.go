@@ -30,7 +30,8 @@ import (
 //     and logs in again without end. Use standby, with a second *sql.DB for any.
 //
 // A login counts as rejected for class 28, for 42501 (CONNECT was revoked) and for
-// 08P01, which is what PgBouncer says.
+// 08P01, which is what PgBouncer says. (It may say so as well when it is full, at
+// max_client_conn: then logins wait as they do for a refused credential.)
 func Postgres(dsn string) (Opener, error) {
 	cfg, err := pq.NewConfig(withUser(dsn))
 	if err != nil {

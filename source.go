@@ -131,8 +131,8 @@ func Static(cred Credential) Source {
 // the connector begin a rotation when the credential changes rather than at the
 // next login. It is an optimisation: nothing that is promised rests on it.
 type Notifier interface {
-	// Changed returns a channel that is closed when the credential has changed
-	// since the call, or may have. The caller then calls Changed again, before
+	// Changed returns a channel that is closed when the credential, its NotAfter
+	// included, has changed since the call, or may have. The caller then calls Changed again, before
 	// it calls Credential, so that no change falls between the two. Like a
 	// context's Done, the channel may be shared by all callers, and waiting on it
 	// costs the source nothing.
@@ -144,6 +144,7 @@ type Notifier interface {
 type Refresher interface {
 	// Refresh returns a credential read afresh, past every cache. A source that
 	// already holds another one than rejected returns that at once: of many
-	// callers whose logins were refused together, only one causes a fetch.
+	// callers whose logins were refused together, only one causes a fetch. It is
+	// asked again and again while logins are refused, and bounds what that costs.
 	Refresh(ctx context.Context, rejected Credential) (Credential, error)
 }

@@ -13,12 +13,14 @@ import (
 // Trace has optional callbacks. They are called outside all locks, from many
 // goroutines at once, and must return soon.
 type Trace struct {
-	// Rotated: a new credential was read, or an earlier one came back.
+	// Rotated: another credential than before was read, or an earlier one came
+	// back. It is not called for the first.
 	Rotated func(VersionStats)
 	// Proven: a login succeeded with a credential for the first time, or for the
 	// first time since it was refused.
 	Proven func(VersionStats)
-	// Refused: the server refused a login, or the probe query failed.
+	// Refused: the server refused a login, the probe query failed, or the
+	// credential ended during the login.
 	Refused func(VersionStats, error)
 	// Closed: a connection is closed, after the given time. The reason is
 	// "superseded", "aged" or "ending" if it was retired, "severed" if its
@@ -68,7 +70,7 @@ type VersionStats struct {
 	Current    bool      // it is the latest
 	Proven     bool      // a login with it has succeeded
 	Open       int       // connections that logged in with it and are open
-	Oldest     time.Time // when the oldest of them logged in; zero if there is none
+	Oldest     time.Time // when the oldest of them logged in; zero if there is none, and in a Trace
 	Seen       time.Time // when it was first read
 	LoggedIn   time.Time // when a login with it succeeded last; zero: never
 	Superseded time.Time // when its successor was read; zero for the latest
@@ -82,7 +84,7 @@ type Stats struct {
 	// have connections or may still be used, newest first.
 	Versions []VersionStats
 
-	Rotations uint64 // new credentials read
+	Rotations uint64 // changes of the credential, one that came back included
 	Logins    uint64 // successful logins
 	Refused   uint64 // logins refused by the server
 	Failed    uint64 // logins that failed for another reason
@@ -156,10 +158,12 @@ func (c *Connector) infoLocked(v *version) VersionStats {
 	return info
 }
 
-// Healthy returns nil if logins work with the latest credential and nothing
-// threatens that, as far as the connector knows without asking the server. Else
-// the error says what is wrong, and since when, for an operator to act on. It does
-// no I/O. If the source has a method Healthy() error, what that says is part of it.
+// Healthy returns nil if the latest credential is good and nothing threatens that, as
+// far as the connector knows without asking the server. Else the error says what is
+// wrong, and since when, for an operator to act on; after Close it is [ErrClosed]. It
+// does no I/O. If the source has a method Healthy() error, what that says is part of
+// it. It knows nothing before the first login (call db.Ping at the start), and a
+// server that is down or full is no fault of a credential that has worked before.
 //
 // Connections that are open may well go on working while this is not nil; take it
 // for an alert, and for readiness only if a service that can't open connections

@@ -37,7 +37,9 @@ type Window struct {
 	// Lag is the longest time from the publication of a credential until this
 	// process can read it. Zero means [DefaultLag] (the kubelet's sync takes up
 	// to about 90 s; an agent that writes to a shared volume needs about a
-	// second). Negative means none.
+	// second). Negative means none. It includes what the source adds: FileOptions.Poll
+	// where no events arrive, FileOptions.Settle for files that are written in place,
+	// CacheOptions.MaxAge behind [Cached] for credentials without a NotAfter.
 	Lag time.Duration
 
 	// Checkout is the longest time for which one connection is in use: the
@@ -55,7 +57,8 @@ type Window struct {
 // to keep: a superseded credential is never used again, no session is closed for
 // its credential's sake, old connections are replaced at leisure after a
 // rotation, and the wait for the new password to arrive is bounded by
-// Config.Bridge.
+// Config.Bridge. A credential's NotAfter counts all the same: a source that gives
+// one says that sessions end with it, too.
 func InPlace() Window { return Window{inPlace: true} }
 
 // MaxLifetime returns Overlap - Lag - Checkout, the longest time for which a

@@ -294,7 +294,7 @@ func (a *agent) render(template string) {
 }
 
 // dynamicTemplate renders a dynamic role's login as JSON.
-const dynamicTemplate = `{{ with secret "database/creds/app" }}{"username":"{{ .Data.username }}","password":"{{ .Data.password }}"}{{ end }}`
+const dynamicTemplate = `{{ with secret "database/creds/app" }}{"username": {{ .Data.username | toJSON }}, "password": {{ .Data.password | toJSON }}}{{ end }}`
 
 // staticTemplate does so for a static role.
 const staticTemplate = `{{ with secret "database/static-creds/app" }}{"username":"{{ .Data.username }}","password":"{{ .Data.password }}"}{{ end }}`

@@ -16,14 +16,16 @@ import (
 
 // Harness is a [sqlrotate.Source] with the strings to pull on it.
 type Harness struct {
-	// Source is what is checked. It is used from many goroutines, and not closed.
+	// Source is what is checked: itself, not behind [sqlrotate.Cached], which
+	// remembers. It is used from many goroutines, and not closed.
 	// If it is a [sqlrotate.Notifier] or a [sqlrotate.Refresher], that is checked
 	// as well.
 	Source sqlrotate.Source
 
 	// Publish makes the user name and password of cred the newest there is, as
 	// whoever rotates it would: it writes the file, or sets the secret at the
-	// server. It also ends what Break began. Required.
+	// server. User names change from one to the next. It also ends what Break began.
+	// Required.
 	Publish func(cred sqlrotate.Credential) error
 
 	// Break makes the newest credential unreadable: it corrupts the file, or stops

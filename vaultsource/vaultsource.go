@@ -45,8 +45,9 @@ type lease struct {
 //     end is the credential's NotAfter. The lease is renewed at each call, until Vault
 //     no longer gives it the whole time that it was issued for, because its max_ttl is
 //     near: then a new login is read, and the old one is left to its end. Behind
-//     Cached, the old one outlives its successor's arrival by a third of the lease's
-//     duration at least, which is what to give as sqlrotate.Window.Overlap.
+//     Cached, and while Vault answers, the old one outlives its successor's arrival
+//     by three tenths of the lease's duration at least: with a duration of ttl, the
+//     window is sqlrotate.Window{Overlap: 3 * ttl / 10, Lag: -1}.
 //   - database/static-creds/ROLE, a static role: one login whose password Vault
 //     changes in place (see [sqlrotate.InPlace]). It has no NotAfter, because its
 //     sessions survive that.
