@@ -212,7 +212,8 @@ var (
 
 // NewFileSource reads the credential at path, a file or a directory of key files,
 // and then watches it. It fails if there is no usable credential and none comes
-// within [FileOptions].WaitFor.
+// within [FileOptions].WaitFor: the error wraps what reading said, such as
+// fs.ErrNotExist, or a [*DecodeError]. A negative Poll is an error, too.
 func NewFileSource(path string, opt FileOptions) (*FileSource, error) {
 	s, err := newFileSource(path, opt)
 	if err != nil {
