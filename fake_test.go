@@ -327,6 +327,28 @@ func (r *rig) query(q string) error {
 	return rows.Err()
 }
 
+// load has workers run a query again and again, with a pause in between, until it is
+// stopped. None may fail.
+func (r *rig) load(workers int, query string, pause time.Duration) (stop func()) {
+	done := make(chan struct{})
+	var running sync.WaitGroup
+	for range workers {
+		running.Go(func() {
+			for {
+				if err := r.query(query); err != nil {
+					r.Error(err)
+				}
+				select {
+				case <-done:
+					return
+				case <-time.After(pause):
+				}
+			}
+		})
+	}
+	return func() { close(done); running.Wait() }
+}
+
 // rotate publishes role user, which exists from now on.
 func (r *rig) rotate(user string) {
 	r.server.grant(user, "p-"+user)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -464,18 +463,7 @@ func TestShrunkPoolIsNotKeptWhole(t *testing.T) {
 		r.rotate("v2")
 		time.Sleep(3 * time.Second) // in the middle of the drain
 		r.db.SetMaxOpenConns(5)
-		ctx, stop := context.WithCancel(t.Context())
-		var workers sync.WaitGroup
-		for range 5 {
-			workers.Go(func() {
-				for ctx.Err() == nil {
-					if err := r.query("5ms"); err != nil {
-						t.Error(err)
-					}
-					time.Sleep(3 * time.Millisecond)
-				}
-			})
-		}
+		defer r.load(5, "5ms", 3*time.Millisecond)()
 		for i := range 5 {
 			time.Sleep(30 * time.Second)
 			r.rotate(fmt.Sprintf("w%d", i))
@@ -484,8 +472,6 @@ func TestShrunkPoolIsNotKeptWhole(t *testing.T) {
 		if n := r.server.open(""); n > 6 {
 			t.Errorf("%d sessions, and the pool may have 5", n)
 		}
-		stop()
-		workers.Wait()
 	})
 }
 
@@ -501,18 +487,7 @@ func TestIdleSettingsThatChangeDuringADrain(t *testing.T) {
 				r := newRig(t, nil)
 				r.db.SetMaxOpenConns(20)
 				r.fill(20)
-				ctx, stop := context.WithCancel(t.Context())
-				var workers sync.WaitGroup
-				for range 10 {
-					workers.Go(func() {
-						for ctx.Err() == nil {
-							if err := r.query("700ms"); err != nil {
-								t.Error(err)
-							}
-							time.Sleep(300 * time.Millisecond)
-						}
-					})
-				}
+				defer r.load(10, "700ms", 300*time.Millisecond)()
 				time.Sleep(time.Second)
 				r.rotate("v2")
 				time.Sleep(4 * time.Second)
@@ -528,8 +503,6 @@ func TestIdleSettingsThatChangeDuringADrain(t *testing.T) {
 				if got := r.c.Stats(); got.Overran > 0 || got.Refused > 0 || r.server.peak > 21 {
 					t.Errorf("%d sessions at once; %+v", r.server.peak, got)
 				}
-				stop()
-				workers.Wait()
 			})
 		})
 	}
