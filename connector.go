@@ -240,7 +240,7 @@ func (c *Connector) Close() error {
 	c.close()
 	c.wg.Wait()
 	for _, s := range standbys {
-		_ = s.conn.Close()
+		c.discard(s)
 	}
 	return nil
 }

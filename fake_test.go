@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -127,6 +128,17 @@ func (s *fakeServer) login(ctx context.Context, cred Credential, dial Dial) (dri
 	s.sessions[c] = true
 	s.peak = max(s.peak, len(s.sessions))
 	return c, nil
+}
+
+// openerFunc lets a test get in the way of logins.
+type openerFunc struct {
+	*fakeServer
+	open func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error)
+	n    atomic.Int64
+}
+
+func (o *openerFunc) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+	return o.open(ctx, int(o.n.Add(1)), cred, dial)
 }
 
 // Rejected implements Opener.

@@ -48,6 +48,7 @@ type keeperState struct {
 	checkAt   time.Time     // when an old role is next asked after
 	checkWait time.Duration // and how long after that
 	peak      int           // most connections in the pool since the drain began
+	room      int           // how many standbys there may be
 	conns     []pooled      // what decideLocked last knew of the pool; kept for its memory
 }
 
@@ -147,7 +148,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 		c.sever(s, now)
 	}
 	for _, s := range stale {
-		_ = s.conn.Close()
+		c.discard(s)
 	}
 	if !wakeRead.IsZero() && !now.Before(wakeRead) {
 		c.readInBackground(now)
@@ -430,7 +431,7 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 		}
 		c.mu.Unlock()
 		if err == nil && !keep {
-			_ = s.conn.Close()
+			c.discard(s)
 		}
 		c.poke()
 	})

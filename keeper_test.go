@@ -3,9 +3,11 @@ package sqlrotate
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -528,6 +530,106 @@ func TestStandbyOfAServerThatVanished(t *testing.T) {
 		}
 		if d := time.Since(from); d < time.Second || d > 2*time.Second {
 			t.Errorf("a connection after %v; the test is for a standby that doesn't answer", d)
+		}
+	})
+}
+
+// A connection that stays in use beyond its lifetime, such as one with an advisory lock.
+func TestConnectionThatIsHeldForADayCostsNoLogins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		conn, err := r.db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		before := r.c.Stats().Logins
+		time.Sleep(23 * time.Hour)
+		if n := r.c.Stats().Logins - before; n > 10 {
+			t.Errorf("%d logins in 23 hours in which nobody asked for a connection", n)
+		}
+		_ = conn.Close()
+	})
+}
+
+// Logins that hang take up the room of the standbys that the pool is owed.
+func TestHangingLoginsDoNotChurnStandbys(t *testing.T) {
+	for name, drain := range map[string]time.Duration{"default": 0, "at once": -1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var hang atomic.Int64
+				r := newRig(t, func(cfg *Config) {
+					cfg.Drain = drain
+					s := cfg.Opener.(*fakeServer)
+					cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error) {
+						if hang.Add(-1) >= 0 {
+							<-ctx.Done()
+							return nil, ctx.Err()
+						}
+						return s.Open(ctx, cred, dial)
+					}}
+				})
+				r.fill(10)
+				r.db.SetMaxIdleConns(20)
+				time.Sleep(10 * time.Millisecond)
+				// Six more are wanted, and hang.
+				hang.Store(6)
+				var conns []*sql.Conn
+				for range 10 {
+					conn, err := r.db.Conn(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					conns = append(conns, conn)
+				}
+				for range 6 {
+					go func() {
+						if conn, err := r.db.Conn(context.Background()); err == nil {
+							_ = conn.Close()
+						}
+					}()
+				}
+				time.Sleep(100 * time.Millisecond)
+				for _, conn := range conns {
+					_ = conn.Close()
+				}
+				r.rotate("v2")
+				time.Sleep(25 * time.Second)
+				if _, n := r.server.attempts("v2"); n > 30 {
+					t.Errorf("%d logins for a pool of 10", n)
+				}
+				time.Sleep(10 * time.Second)
+			})
+		})
+	}
+}
+
+// Logins of an old role that callers gave up again and again keep it from being asked after.
+func TestDesertedOldRoleDoesNotChurnStandbys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.db.SetMaxOpenConns(10)
+		r.fill(5)
+		var conns []*sql.Conn // in use all the time
+		for range 5 {
+			conn, err := r.db.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, conn)
+		}
+		time.Sleep(2 * time.Second)
+		r.c.mu.Lock() // as after logins that their callers gave up, again and again
+		gate := &r.c.versions[0].gate
+		gate.abandoned, gate.next = 8, time.Now().Add(retryMax)
+		r.c.mu.Unlock()
+		r.rotate("v2")
+		time.Sleep(5 * time.Second)
+		if _, n := r.server.attempts("v2"); n > 20 {
+			t.Errorf("%d logins in five seconds, for a pool of 5", n)
+		}
+		for _, conn := range conns {
+			_ = conn.Close()
 		}
 	})
 }

@@ -398,7 +398,7 @@ func (c *Connector) handOut(ctx context.Context, s *session) bool {
 	c.mu.Unlock()
 	c.poke()
 	if ended {
-		_ = s.conn.Close()
+		c.discard(s)
 	}
 	if !open || ended {
 		return false
@@ -422,6 +422,14 @@ func (c *Connector) replaceBlindLocked(s *session) {
 			c.removeLocked(old)
 			return
 		}
+	}
+}
+
+// discard closes a session that the pool doesn't have.
+func (c *Connector) discard(s *session) {
+	_ = s.conn.Close()
+	if s.blind() {
+		c.sessionEnded(s) // its socket doesn't tell
 	}
 }
 

@@ -27,6 +27,7 @@ type session struct {
 
 	mu       sync.Mutex // guards what follows; nothing is called under it
 	sockets  []*socket  // open ones
+	dialled  bool       // the driver has opened a socket: its end can be seen
 	loggedIn bool
 	aborted  bool
 }
@@ -62,7 +63,10 @@ func (s *session) login(ctx context.Context, opener Opener, cred Credential) err
 		return err
 	}
 	s.conn = conn
-	s.settle()
+	if !s.settle() {
+		_ = conn.Close()
+		return net.ErrClosed
+	}
 	return nil
 }
 
@@ -92,13 +96,19 @@ func (s *session) dial(ctx context.Context, network, address string) (net.Conn, 
 	}
 	k := &socket{Conn: conn, session: s}
 	s.sockets = append(s.sockets, k)
+	s.dialled = true
 	return k, nil
 }
 
 // settle ends the login: the socket dialled last is the session's, and whatever
-// else is open was left behind by an attempt at another host or without TLS.
-func (s *session) settle() {
+// else is open was left behind by an attempt at another host or without TLS. It
+// reports false if the session was aborted meanwhile.
+func (s *session) settle() bool {
 	s.mu.Lock()
+	if s.aborted {
+		s.mu.Unlock()
+		return false
+	}
 	s.loggedIn = true
 	var left []*socket
 	if n := len(s.sockets); n > 1 {
@@ -108,6 +118,7 @@ func (s *session) settle() {
 	for _, k := range left {
 		_ = k.Conn.Close()
 	}
+	return true
 }
 
 // abort closes every socket of the session. A statement that runs on one fails
@@ -128,7 +139,7 @@ func (s *session) abort() {
 func (s *session) blind() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.loggedIn && len(s.sockets) == 0 && !s.aborted
+	return s.loggedIn && !s.dialled
 }
 
 // remove forgets a closed socket and reports whether the session ended with it.

@@ -53,7 +53,7 @@ func (c *Connector) wantStandbyLocked(wanted bool, now time.Time) time.Time {
 	switch {
 	case n == 0 && (wanted || c.keeper.refill):
 		return now
-	case n == 0 || n >= c.keeper.owed:
+	case n == 0 || n >= min(c.keeper.owed, c.keeper.room):
 		return time.Time{}
 	}
 	gap := min(maxGap, c.drainTime/time.Duration(c.keeper.owed))
@@ -78,13 +78,14 @@ func (c *Connector) expireStandbysLocked(limit int, now time.Time) (wake time.Ti
 	k.peak = max(min(k.peak, limit), pool+k.owed)
 	others := len(c.sessions) - pool - len(c.standbys) // about to be in the pool, or to go
 	room := k.peak + 1 - pool - others
-	if !now.Before(k.checkAt) && len(c.standbys) >= max(1, room) && c.suspectLocked(now) != nil {
+	k.room = room
+	if old := c.suspectLocked(now); old != nil && old.gate.wait(now) <= 0 && !now.Before(k.checkAt) && len(c.standbys) >= max(1, room) {
 		room-- // for the login that asks after an old role
 		k.checkAt = now.Add(checkPause)
 	} else {
 		room = max(1, room)
 	}
-	busy := !k.drain.from.IsZero()
+	busy := !k.drain.from.IsZero() || k.held
 	kept := c.standbys[:0]
 	for _, s := range c.standbys {
 		expires := s.ready.Add(c.standbyTTL())
@@ -122,7 +123,7 @@ func (c *Connector) takeStandby(ctx context.Context) *session {
 	c.mu.Unlock()
 	c.poke()
 	if unfit || now.Sub(s.ready) >= standbyTrust && !s.alive(ctx) {
-		_ = s.conn.Close()
+		c.discard(s)
 		return nil
 	}
 	return s

@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// Trace has optional callbacks. They are called outside all locks, from many
-// goroutines at once, and must return soon.
+// Trace has optional callbacks. They are called outside the connector's locks, from
+// many goroutines at once, and must return soon. Closed may be called by database/sql
+// while it holds a lock of the pool: callbacks must not use the *sql.DB.
 type Trace struct {
 	// Rotated: another credential than before was read, or an earlier one came
 	// back. It is not called for the first.
