@@ -23,6 +23,11 @@ const (
 	// clock: timers stand still while a machine is suspended.
 	wallClock = time.Second
 
+	// cleanerGap is how often the pools' cleaners are woken while the line is held: a
+	// connection that misses one round, because database/sql stamped it later than
+	// its neighbours, has another one.
+	cleanerGap = 50 * time.Millisecond
+
 	// The server is asked whether an old role still lives checkMin after the last
 	// time, then twice that, up to checkMax.
 	checkMin = 250 * time.Millisecond
@@ -36,6 +41,7 @@ type keeperState struct {
 	moved     time.Time
 	retired   time.Time // when a connection of the pools was closed last
 	held      bool      // the pools' lifetime is held to the line
+	woken     time.Time // when the pools' cleaners were last woken for that
 	aging     time.Duration
 	refill    bool      // connections were retired lately: keep a standby while it is taken
 	owed      int       // connections that were retired and that the pool has not replaced
@@ -122,10 +128,15 @@ func (c *Connector) step(now time.Time) time.Duration {
 	severed, wakeEnd := c.severLocked(now)
 	wakeStandby, stale := c.expireStandbysLocked(limit, now)
 	d := c.decideLocked(now)
+	line, held := c.keeper.line, c.keeper.held
 	c.keeper.line, c.keeper.moved = c.moveLineLocked(d.line, now)
 	life, refresh := c.lifetimeLocked(d.hold, now)
 	base, hold := c.baseLifetimeLocked(), refresh > 0
-	release := c.keeper.held && !hold
+	release := held && !hold
+	clean := hold && (!held || !c.keeper.line.Equal(line) || now.Sub(c.keeper.woken) >= cleanerGap)
+	if clean {
+		c.keeper.woken = now
+	}
 	c.keeper.held = hold
 	dbs := c.dbs
 	wakeLogin := c.startLoginLocked(d.standby, now)
@@ -135,13 +146,12 @@ func (c *Connector) step(now time.Time) time.Duration {
 	}
 	c.mu.Unlock()
 
-	if hold || release {
-		for _, db := range dbs {
-			// Shortening the lifetime wakes the pool's cleaner, so lengthen first.
-			setLifetime(db, base)
-			if hold {
-				setLifetime(db, life)
-			}
+	for _, db := range dbs {
+		if clean || release {
+			setLifetime(db, base) // what follows shortens it, which wakes the pool's cleaner
+		}
+		if hold {
+			setLifetime(db, life)
 		}
 	}
 	for _, s := range severed {
@@ -167,8 +177,10 @@ func (c *Connector) step(now time.Time) time.Duration {
 }
 
 // setLifetime sets the lifetime of db's connections, unless db is closed: then
-// database/sql would start a cleaner that sleeps for as long, or panic with a send
-// on its closed channel (see DB.Close and DB.SetConnMaxLifetime).
+// database/sql would start a cleaner that sleeps for as long, or, if the lifetime is
+// shortened before the cleaner has noticed, panic with a send on its closed channel
+// (see DB.Close and DB.SetConnMaxLifetime). A Close between the question and the
+// call can't be seen, so lifetimes are shortened no more often than need be.
 func setLifetime(db *sql.DB, d time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
