@@ -42,6 +42,7 @@ func (c *blindConn) Close() error { // by the pool, or by the connector
 	c.once.Do(func() { c.d.mu.Lock(); c.d.open--; c.d.mu.Unlock() })
 	return nil
 }
+
 func (c *blindConn) QueryContext(context.Context, string, []driver.NamedValue) (driver.Rows, error) {
 	return noRows{}, nil
 }
