@@ -50,9 +50,10 @@ type Config struct {
 
 	// Drain is the time over which old connections are replaced after a rotation,
 	// one after the other. Zero means half the window's MaxLifetime and at
-	// most 10 s (with [InPlace], 10 s); negative means at once. A small pool is done sooner, and a window
-	// that is nearly over makes it hurry. Connections that are in use go when they
-	// come back, so a large pool of long transactions takes longer.
+	// most 10 s (with [InPlace], 10 s); negative means at once. A small pool is done
+	// sooner, and a window that is nearly over makes it hurry. Connections that are
+	// in use go when they come back, so a large pool of long transactions takes
+	// longer.
 	Drain time.Duration
 
 	// NoSever leaves connections open whose credential has ended: at the end of

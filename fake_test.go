@@ -130,17 +130,6 @@ func (s *fakeServer) login(ctx context.Context, cred Credential, dial Dial) (dri
 	return c, nil
 }
 
-// openerFunc lets a test get in the way of logins.
-type openerFunc struct {
-	*fakeServer
-	open func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error)
-	n    atomic.Int64
-}
-
-func (o *openerFunc) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
-	return o.open(ctx, int(o.n.Add(1)), cred, dial)
-}
-
 // Rejected implements Opener.
 func (s *fakeServer) Rejected(err error) bool { return anySQLState(err, credentialRefused) }
 
@@ -158,6 +147,17 @@ func (s *fakeServer) dial(context.Context, string, string) (net.Conn, error) {
 		}
 	}()
 	return client, nil
+}
+
+// openerFunc lets a test get in the way of logins.
+type openerFunc struct {
+	*fakeServer
+	open func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error)
+	n    atomic.Int64
+}
+
+func (o *openerFunc) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+	return o.open(ctx, int(o.n.Add(1)), cred, dial)
 }
 
 // fakeConn is the driver's connection.
