@@ -248,6 +248,7 @@ func (r *refusal) Unwrap() error { return r.err }
 // what came of it. The error is a *refusal if the credential was refused.
 func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 	s := &session{version: v, dialer: c.dial, ended: c.sessionEnded}
+	began := time.Now()
 	c.mu.Lock()
 	c.sessions[s] = struct{}{}
 	cred, proven := v.cred, v.gate.proven
@@ -274,7 +275,7 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 	var refused bool
 	switch {
 	case err == nil:
-		v.gate.succeeded(now)
+		v.gate.succeeded(now, began)
 		v.open++
 		s.ready = now
 		c.counts.logins++
@@ -285,7 +286,7 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 		refused = true // its credential ended meanwhile: let the caller try another one
 	case probed && !broken(err), c.cfg.Opener.Rejected(err):
 		refused = true
-		v.gate.refused(now, err)
+		v.gate.refused(now, began, err)
 		c.counts.refused++
 		v.dead = !v.superseded.IsZero() && v.cred.Username != c.versions[0].cred.Username
 	default:
@@ -295,12 +296,13 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 	if err != nil {
 		delete(c.sessions, s)
 	}
+	accepted := err == nil && (first || lost && v.gate.refusals == 0)
 	info := c.infoLocked(v)
 	c.broadcastLocked()
 	c.mu.Unlock()
 
 	switch {
-	case err == nil && (first || lost):
+	case accepted:
 		c.log.Info("sqlrotate: the credential is accepted", "version", v.label(), "user", v.cred.Username)
 		c.trace.proven(info)
 	case refused && !lost && !s.severed:

@@ -123,16 +123,22 @@ func (g *gate) wait(now time.Time) time.Duration {
 	return 0
 }
 
-func (g *gate) succeeded(now time.Time) {
+// succeeded is for a login that began at began. One that the server accepted just
+// before the password changed may be heard of after a refusal: it is no proof.
+func (g *gate) succeeded(now, began time.Time) {
 	g.inflight--
-	g.proven, g.proofAt = true, now
-	g.refusals, g.refusal, g.abandoned = 0, nil, 0
+	g.proven, g.abandoned = true, 0
+	if g.outdated(began) {
+		return
+	}
+	g.proofAt = now
+	g.refusals, g.refusal = 0, nil
 }
 
-func (g *gate) refused(now time.Time, err error) {
+func (g *gate) refused(now, began time.Time, err error) {
 	g.inflight--
 	g.refusal, g.abandoned = err, 0
-	if g.refusals > 0 && now.Before(g.next) {
+	if g.outdated(began) {
 		return // it went out together with the one that was counted
 	}
 	if g.refusals == 0 {
@@ -161,6 +167,10 @@ func (g *gate) cancelled(now time.Time) {
 		g.next = now.Add(backoff(g.abandoned - maxAbandoned))
 	}
 }
+
+// outdated reports whether a login that began at began went out before the last
+// refusal that counted: none goes out from then until next.
+func (g *gate) outdated(began time.Time) bool { return g.refusals > 0 && began.Before(g.next) }
 
 // deserted reports whether no caller waits long enough to learn what comes of a
 // login.

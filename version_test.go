@@ -14,7 +14,7 @@ func TestGate(t *testing.T) {
 		at    time.Duration // since the beginning
 		do    string
 		admit bool
-		wait  time.Duration
+		wait  time.Duration // of a login's end: when it began
 	}
 	for name, steps := range map[string][]step{
 		"one goes ahead, the others wait for it": {
@@ -31,7 +31,7 @@ func TestGate(t *testing.T) {
 			{0, "admit", true, 0},
 			{0, "succeeded", false, 0},
 			{proofTTL - 1, "admit", true, 0},
-			{proofTTL - 1, "succeeded", false, 0},
+			{proofTTL - 1, "succeeded", false, proofTTL - 1},
 			{3 * proofTTL, "admit", true, 0},
 			{3 * proofTTL, "admit", false, patience},
 		},
@@ -40,10 +40,10 @@ func TestGate(t *testing.T) {
 			{0, "refused", false, 0},
 			{0, "admit", false, retryMin},
 			{retryMin, "admit", true, 0},
-			{retryMin, "refused", false, 0},
+			{retryMin, "refused", false, retryMin},
 			{retryMin, "admit", false, 2 * retryMin},
 			{3 * retryMin, "admit", true, 0},
-			{3 * retryMin, "refused", false, 0},
+			{3 * retryMin, "refused", false, 3 * retryMin},
 			{3 * retryMin, "admit", false, 4 * retryMin},
 		},
 		"refusals of a burst count once": {
@@ -59,7 +59,7 @@ func TestGate(t *testing.T) {
 			{0, "admit", true, 0},
 			{0, "refused", false, 0},
 			{retryMin, "admit", true, 0},
-			{retryMin, "succeeded", false, 0},
+			{retryMin, "succeeded", false, retryMin},
 			{retryMin, "admit", true, 0},
 			{retryMin, "admit", true, 0},
 		},
@@ -78,8 +78,35 @@ func TestGate(t *testing.T) {
 			{retryMin, "cancelled", false, 0},
 			{retryMin, "admit", false, 2 * retryMin},
 			{3 * retryMin, "admit", true, 0},
-			{3 * retryMin, "succeeded", false, 0},
+			{3 * retryMin, "succeeded", false, 3 * retryMin},
 			{3 * retryMin, "admit", true, 0},
+		},
+		"a success that began before the refusal is no news": {
+			{0, "admit", true, 0},
+			{0, "succeeded", false, 0},
+			{1, "admit", true, 0},
+			{1, "admit", true, 0},
+			{1, "admit", true, 0},
+			{2, "refused", false, 1},
+			{3, "succeeded", false, 1},
+			{3, "admit", false, retryMin - 1},
+			{retryMin + 2, "succeeded", false, 1}, // nor when it is slow
+			{retryMin + 2, "admit", true, 0},
+			{retryMin + 2, "admit", false, patience},
+			{retryMin + 3, "succeeded", false, retryMin + 2},
+			{retryMin + 3, "admit", true, 0},
+			{retryMin + 3, "admit", true, 0},
+		},
+		"a refusal that began before the one that counted does not count": {
+			{0, "admit", true, 0},
+			{0, "succeeded", false, 0},
+			{1, "admit", true, 0},
+			{1, "admit", true, 0},
+			{2, "refused", false, 1},
+			{retryMin + 3, "refused", false, 1},
+			{retryMin + 3, "admit", true, 0},
+			{retryMin + 4, "refused", false, retryMin + 3},
+			{retryMin + 4, "admit", false, 2 * retryMin},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -93,9 +120,9 @@ func TestGate(t *testing.T) {
 						t.Fatalf("step %d: %t, wait %v; want %t, %v", i, ok, wait, s.admit, s.wait)
 					}
 				case "succeeded":
-					g.succeeded(now)
+					g.succeeded(now, start.Add(s.wait))
 				case "refused":
-					g.refused(now, no)
+					g.refused(now, start.Add(s.wait), no)
 				case "failed":
 					g.failed(no)
 				case "cancelled":
