@@ -197,6 +197,39 @@ func TestWrongPasswordCostsAHandfulOfAttempts(t *testing.T) {
 	})
 }
 
+// The server accepts one login just before the password changes, and the client
+// hears of it after others have been refused.
+func TestLateSuccessIsNoProof(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var late atomic.Bool
+		r := newRig(t, func(cfg *Config) {
+			cfg.Window = InPlace()
+			s := cfg.Opener.(*fakeServer)
+			cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error) {
+				conn, err := s.Open(ctx, cred, dial)
+				if late.CompareAndSwap(true, false) {
+					s.grant("v1", "p2")
+					time.Sleep(20 * time.Millisecond)
+				}
+				return conn, err
+			}}
+		})
+		r.server.latency = 5 * time.Millisecond
+		r.db.SetMaxIdleConns(-1)
+		r.db.SetMaxOpenConns(20)
+		stop := r.load(20, "0s", 5*time.Millisecond)
+		time.Sleep(time.Second)
+		late.Store(true)
+		time.Sleep(3 * time.Second)
+		if all, ok := r.server.attempts("v1"); all-ok < 3 || all-ok > 25 {
+			t.Errorf("%d refused logins", all-ok)
+		}
+		r.source.publish("v1", "p2")
+		time.Sleep(time.Second)
+		stop()
+	})
+}
+
 func TestBurstThatGrowsOldLeavesNoCliff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
