@@ -271,6 +271,25 @@ func (s *fakeSource) publish(user, password string) {
 	s.set(Credential{Username: user, Password: NewSecret(password)}, nil)
 }
 
+// refresherFake remembers what it was told of.
+type refresherFake struct {
+	*fakeSource
+	rejected []Credential
+}
+
+func (s *refresherFake) Refresh(ctx context.Context, rejected Credential) (Credential, error) {
+	s.mu.Lock()
+	s.rejected = append(s.rejected, rejected)
+	s.mu.Unlock()
+	return s.Credential(ctx)
+}
+
+func (s *refresherFake) told() []Credential {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rejected
+}
+
 // rig is a server, a source, a connector and a pool in a bubble.
 type rig struct {
 	*testing.T

@@ -449,7 +449,9 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	})
 }
 
-// readInBackground reads the source; once more afterwards if that is being done.
+// readInBackground reads the source: past every cache if the current credential is
+// being refused, and only then, because a Refresher may make a new login for it. If a
+// read is under way, another one follows it.
 func (c *Connector) readInBackground(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -463,11 +465,12 @@ func (c *Connector) readInBackground(now time.Time) {
 		for again := true; again; {
 			c.mu.Lock()
 			c.keeper.readAgain = false
-			rejected := c.currentLocked()
+			v := c.currentLocked()
+			refused := v != nil && v.gate.refusals > 0
 			c.mu.Unlock()
 			// What comes of it is noted where it belongs.
-			if rejected != nil {
-				_, _ = c.reread(c.ctx, rejected.cred)
+			if refused {
+				_, _ = c.reread(c.ctx, v.cred)
 			} else {
 				_, _ = c.read(c.ctx)
 			}

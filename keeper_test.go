@@ -230,6 +230,36 @@ func TestLateSuccessIsNoProof(t *testing.T) {
 	})
 }
 
+// A Refresher may make a new login when it is told of a refusal.
+func TestOnlyARefusedCredentialIsRefreshed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &refresherFake{}
+		r := newRig(t, func(cfg *Config) {
+			src.fakeSource = cfg.Source.(*fakeSource)
+			cfg.Source = src
+		})
+		r.server.latency = time.Second // logins wait for the first of them
+		for range 3 {
+			r.fill(3)
+			r.source.set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: time.Now().Add(time.Hour)}, nil)
+			time.Sleep(5 * time.Second)
+			r.db.SetMaxIdleConns(-1)
+		}
+		if got := src.told(); len(got) > 0 {
+			t.Errorf("the source was told %d times that %q is refused", len(got), got[0].Username)
+		}
+		r.server.grant("v1", "p2")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if r.db.PingContext(ctx) == nil {
+			t.Error("a login succeeded")
+		}
+		if len(src.told()) == 0 {
+			t.Error("the source wasn't told of a refusal")
+		}
+	})
+}
+
 func TestBurstThatGrowsOldLeavesNoCliff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
