@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -174,6 +175,49 @@ func TestRefusedCredentialFallsBackInsideTheOverlapOnly(t *testing.T) {
 			t.Errorf("after the next file: %v", err)
 		}
 	})
+}
+
+// A credential that never works is asked after again and again; meanwhile, for as long
+// as the overlap lasts, logins use the one before it.
+func TestFallbackOutlastsTheBridge(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		callers  int
+		patience time.Duration // theirs
+	}{
+		{"logins that wait for one another", 5, time.Minute},
+		{"a caller that doesn't wait for a refusal and then a login", 1, 700 * time.Millisecond},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, func(cfg *Config) {
+					cfg.Window = Window{Overlap: time.Hour, Lag: -1, Checkout: -1}
+					cfg.Bridge = 10 * time.Second
+				})
+				r.fill(1)
+				r.db.SetMaxIdleConns(-1)
+				r.server.set(func(s *fakeServer) { s.latency = 500 * time.Millisecond })
+				r.source.publish("v2", "there is no such role")
+				time.Sleep(2 * time.Second)
+				for end := time.Now().Add(10 * time.Minute); time.Now().Before(end); time.Sleep(7 * time.Second) {
+					var callers sync.WaitGroup
+					for range test.callers {
+						callers.Go(func() {
+							ctx, cancel := context.WithTimeout(t.Context(), test.patience)
+							defer cancel()
+							if err := r.db.PingContext(ctx); err != nil {
+								t.Error(err)
+							}
+						})
+					}
+					callers.Wait()
+				}
+				if n, _ := r.server.attempts("v2"); n > 80 {
+					t.Errorf("%d attempts in ten minutes with the credential that is refused", n)
+				}
+			})
+		})
+	}
 }
 
 func TestWrongPasswordCostsAHandfulOfAttempts(t *testing.T) {

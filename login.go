@@ -80,14 +80,14 @@ func (e *ExpiredError) Unwrap() error { return e.err }
 func (c *Connector) login(ctx context.Context) (*session, error) {
 	var (
 		start    = time.Now()
-		awaited  *version // whose login in flight this one waits for
-		failures int      // that version's, when the wait began
+		awaited  *version // what comes of it is waited for
+		failures int      // of its logins, when the wait began
 	)
 	for {
 		c.mu.Lock()
 		now := time.Now()
 		v, wait := c.chooseLocked(now)
-		if v != nil {
+		if wait == 0 {
 			c.mu.Unlock()
 			s, err := c.open(ctx, v)
 			var refused *refusal
@@ -104,13 +104,13 @@ func (c *Connector) login(ctx context.Context) (*session, error) {
 		}
 
 		current := c.currentLocked()
-		if awaited == current && current.gate.failures > failures {
-			err := current.gate.failure
+		if awaited == v && v.gate.failures > failures {
+			err := v.gate.failure
 			c.mu.Unlock()
 			return nil, err
 		}
-		awaited, failures = current, current.gate.failures
-		if until := c.waitUntilLocked(current); !until.IsZero() {
+		awaited, failures = v, v.gate.failures
+		if until := c.waitUntilLocked(v, now); !until.IsZero() {
 			wait = min(wait, until.Sub(now))
 			if wait <= 0 {
 				err := c.unusableLocked(current, start, now, nil)
@@ -151,18 +151,23 @@ func (c *Connector) await(ctx context.Context, changed <-chan struct{}, d time.D
 	}
 }
 
-// chooseLocked returns the version that the next login goes out with, let through
-// its gate, or how long to wait before asking again. That is the current version;
-// while it is refused, the newest of its predecessors that has worked and is
-// still inside its overlap.
-func (c *Connector) chooseLocked(now time.Time) (*version, time.Duration) {
-	wait := time.Duration(math.MaxInt64)
+// chooseLocked returns the version that the next login goes out with: let through its
+// gate, if wait is zero, and else the one to wait for, for so long at the most. That is
+// the current version; while it is refused, the newest of its predecessors that has
+// worked and is still inside its overlap. Whether the current one is accepted by now is
+// then the keeper's to find out, and costs no caller a login.
+func (c *Connector) chooseLocked(now time.Time) (v *version, wait time.Duration) {
+	wait = math.MaxInt64
+	current, managed := c.currentLocked(), len(c.dbs) > 0
 	for _, v := range c.versions {
-		if !c.usable(v, now) {
+		switch {
+		case !c.usable(v, now):
 			continue
-		}
-		if v.gate.deserted() && v.superseded.IsZero() && len(c.dbs) > 0 {
-			break // the keeper logs in: wait for what comes of it
+		case v != current || !managed:
+		case v.gate.refusals > 0:
+			continue // it comes last
+		case v.gate.deserted():
+			return v, wait // the keeper logs in
 		}
 		ok, w := v.gate.admit(now)
 		if ok {
@@ -170,10 +175,17 @@ func (c *Connector) chooseLocked(now time.Time) (*version, time.Duration) {
 		}
 		wait = min(wait, w)
 		if v.gate.refusals == 0 {
-			break // a login with it is on its way: wait for what comes of it
+			return v, wait // a login with it is on its way
 		}
 	}
-	return nil, wait
+	if managed && current.gate.refusals > 0 && !current.gate.deserted() && c.usable(current, now) {
+		ok, w := current.gate.admit(now)
+		if ok {
+			return current, 0
+		}
+		wait = min(wait, w)
+	}
+	return current, wait
 }
 
 // usable reports whether v may be logged in with at all.
@@ -184,14 +196,14 @@ func (c *Connector) usable(v *version, now time.Time) bool {
 	return !c.cfg.Window.inPlace && v.gate.proven && !v.dead && !v.ended(now)
 }
 
-// waitUntilLocked returns when a login stops waiting for current to become usable,
-// or zero if it needn't wait for that.
-func (c *Connector) waitUntilLocked(current *version) time.Time {
+// waitUntilLocked returns until when logins wait for v, or zero if a login with it is
+// on its way.
+func (c *Connector) waitUntilLocked(v *version, now time.Time) time.Time {
 	switch {
-	case current.gate.refusals > 0:
-		return current.gate.refusedAt.Add(c.cfg.bridge())
-	case current.ended(time.Now()):
-		return current.deadline().Add(c.cfg.bridge())
+	case v.gate.refusals > 0:
+		return v.gate.refusedAt.Add(c.cfg.bridge())
+	case v.ended(now):
+		return v.deadline().Add(c.cfg.bridge())
 	}
 	return time.Time{}
 }
