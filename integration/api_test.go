@@ -41,7 +41,7 @@ func TestDynamicRoleThroughTheAPI(t *testing.T) {
 	d := newDatabase(t)
 	d.dynamicRole(ttl, 2*ttl)
 	o := observe(d, "")
-	a, source := newAPIApp(d, "database/creds/app", sqlrotate.Window{Overlap: ttl / 3, Lag: -1, Checkout: 500 * time.Millisecond})
+	a, source := newAPIApp(d, "database/creds/app", sqlrotate.Window{Overlap: 3 * ttl / 10, Lag: -1, Checkout: 500 * time.Millisecond})
 	a.more(500)
 	first, err := source.Credential(t.Context())
 	if err != nil {

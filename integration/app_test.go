@@ -101,7 +101,7 @@ func newApp(d *database, source sqlrotate.Source, window sqlrotate.Window, log *
 	a.db = sqlrotate.OpenDB(a.c)
 	a.db.SetMaxOpenConns(20)
 	a.db.SetMaxIdleConns(20)
-	a.ledger = ledger.Start(a.db, ledger.Options{Workers: 20, Think: 2 * time.Millisecond})
+	a.ledger = ledger.Start(a.db, ledger.Options{Workers: 20, Think: 20 * time.Millisecond})
 	a.Cleanup(func() {
 		a.ledger.Stop()
 		if a.Failed() {
