@@ -2,6 +2,9 @@ package sqlrotate_test
 
 import (
 	"log"
+	"os"
+	"strings"
+	"testing"
 	"time"
 
 	"github.com/sqlrotate/sqlrotate"
@@ -22,11 +25,32 @@ func Example() { //nolint:testableexamples // it needs a server; that it compile
 	c, err := sqlrotate.New(sqlrotate.Config{
 		Source: src,
 		Opener: pg,
-		Window: sqlrotate.Window{Overlap: 10 * time.Minute},
+		Window: sqlrotate.Window{Overlap: 10 * time.Minute}, // how long the old login outlives its successor
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	db := sqlrotate.OpenDB(c)
+	db := sqlrotate.OpenDB(c) // a *sql.DB, yours as ever
 	defer db.Close()
+}
+
+// What README shows is the example above, which compiles.
+func TestReadmeShowsTheExample(t *testing.T) {
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	_, body, _ := strings.Cut(read("example_test.go"), "func Example() {")
+	_, body, _ = strings.Cut(body, "\n")
+	body, _, ok := strings.Cut(body, "\n}\n")
+	if !ok {
+		t.Fatal("there is no example")
+	}
+	body = strings.ReplaceAll("\n"+body, "\n\t", "\n")
+	if !strings.Contains(read("README.md"), "```go"+body+"\n```") {
+		t.Errorf("it does not show:%s", body)
+	}
 }
