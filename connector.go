@@ -45,7 +45,8 @@ type Config struct {
 	Bridge time.Duration
 
 	// LoginTimeout bounds each login. Zero means 30 s; negative means no bound but
-	// the caller's context.
+	// the caller's context. The connector's own logins have no caller: without a
+	// bound one that hangs holds up the drain.
 	LoginTimeout time.Duration
 
 	// Drain is the time over which old connections are replaced after a rotation,

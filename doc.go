@@ -46,8 +46,8 @@
 //
 // # Errors
 //
-// Errors of this package begin with "sqlrotate:" and never contain a secret. A login
-// fails with a [*RefusedError] or an [*ExpiredError] where the credential is to
+// Errors of this package begin with "sqlrotate:", where they are not a context's own,
+// and never contain a secret. A login fails with a [*RefusedError] or an [*ExpiredError] where the credential is to
 // blame, and otherwise mostly with the driver's own error: see [Connector.Connect].
 // A [*DecodeError] is wrapped by the errors of a [FileSource] whose content is no
 // credential.

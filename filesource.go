@@ -53,24 +53,25 @@ type FileOptions struct {
 	UsernameKey, PasswordKey string
 
 	// Decode, if set, decodes the content of the file in place of the formats. It
-	// must not keep or change the slice, and its errors must not quote it. Of
-	// directories it decodes those that hold one file only.
+	// must not keep or change the slice. Of what it returns, Version is replaced by
+	// the source's own. Of an error or a panic only the type is told, because its text
+	// may quote the content. Of directories it decodes those that hold one file only.
 	Decode func([]byte) (Credential, error)
 
 	// Poll is how often the path is read without any event. All that is promised
 	// holds by polling alone, so it can't be switched off. Zero means
-	// [DefaultPoll]; a poll costs some tens of microseconds.
+	// [DefaultPoll]; negative is an error. A poll costs some tens of microseconds.
 	Poll time.Duration
 
 	// Settle is how long content that was written in place must be left alone
 	// before it is believed: longer than any pause within one rewrite. Until
 	// then the last good credential is served. What was put in place as a whole,
 	// by a rename or a change of a symlink, does not wait for it, and nor does JSON
-	// where there was nothing before: it shows its end. (Neither does a
-	// file that was removed and created again between two looks, once it is 30 ms
-	// old: who writes a bare password in that way, and in pieces, is misread. A
-	// format that shows its end, such as JSON, can't be.) Zero means
-	// [DefaultSettle]; negative means that everything is believed at first sight.
+	// where there was nothing before: it shows its end. A file that was removed and
+	// created again between two looks can't be told from one that was renamed into
+	// place, and is believed when it is 30 ms old: a bare password that is written in
+	// that way, and in pieces, may be read in part. Zero means [DefaultSettle];
+	// negative means that everything is believed at first sight.
 	Settle time.Duration
 
 	// WaitFor is how long NewFileSource waits for a usable credential if there is
@@ -85,7 +86,7 @@ type FileOptions struct {
 
 	// MaxAge is the longest time that may pass without any change on disk, of
 	// content or modification time, before Healthy takes the producer for dead.
-	// (A Kubernetes subPath mount, for one, never changes.) Zero or negative: any.
+	// (A Kubernetes subPath mount, for one, never changes.) Zero or negative: no limit.
 	MaxAge time.Duration
 
 	// Watcher is an inotify instance shared with other sources; it stays the
@@ -680,7 +681,7 @@ func (s *FileSource) accept(cred Credential, snap snapshot, now time.Time) {
 	s.good = &cred
 	s.mu.Unlock()
 	if !again {
-		s.log.Info("sqlrotate: credential loaded", "file", s.path, "username", cred.Username, "version", cred.Version)
+		s.log.Info("sqlrotate: credential loaded", "file", s.path, "user", cred.Username, "version", cred.Version)
 	}
 }
 

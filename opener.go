@@ -43,12 +43,13 @@ type Opener interface {
 // The driver dials for itself, so the connector doesn't see these connections
 // close: they are retired by age alone, a version at a time rather than one by
 // one, and are not closed at the end of their credential, whatever the log says. Of
-// each version Stats counts one connection at the most, and Trace.Closed is never
-// called for them. A refusal is recognised
-// if the error, or one that it wraps, has a method SQLState() string that gives a
-// class 28 code or 42501. An error whose text contains the password or the DSN
-// is replaced by one that names its type alone. Write an Opener where that is not
-// enough.
+// those that the pool has, Stats counts one of each version at the most, and
+// Trace.Closed is called for none; it is for those that the connector closes itself.
+//
+// A refusal is recognised if the error, or one that it wraps, has a method SQLState()
+// string that gives a class 28 code or 42501. An error whose text contains the
+// password or the DSN is replaced by one that names its type alone. Write an Opener
+// where that is not enough.
 func FromDriver(d driver.Driver, dsn func(Credential) string) Opener {
 	return driverOpener{d, dsn}
 }

@@ -132,10 +132,10 @@ func Static(cred Credential) Source {
 // next login. It is an optimisation: nothing that is promised rests on it.
 type Notifier interface {
 	// Changed returns a channel that is closed when the credential, its NotAfter
-	// included, has changed since the call, or may have. The caller then calls Changed again, before
-	// it calls Credential, so that no change falls between the two. Like a
-	// context's Done, the channel may be shared by all callers, and waiting on it
-	// costs the source nothing.
+	// included, has changed since the call, or may have. The caller then calls
+	// Changed again, before it calls Credential, so that no change falls between the
+	// two. Like a context's Done, the channel may be shared by all callers, and
+	// waiting on it costs the source nothing.
 	Changed() <-chan struct{}
 }
 

@@ -37,9 +37,10 @@ type Window struct {
 	// Lag is the longest time from the publication of a credential until this
 	// process can read it. Zero means [DefaultLag] (the kubelet's sync takes up
 	// to about 90 s; an agent that writes to a shared volume needs about a
-	// second). Negative means none. It includes what the source adds: FileOptions.Poll
-	// where no events arrive, FileOptions.Settle for files that are written in place,
-	// CacheOptions.MaxAge behind [Cached] for credentials without a NotAfter.
+	// second). Negative means none. It includes what the source adds:
+	// FileOptions.Poll where no events arrive, FileOptions.Settle for files that are
+	// written in place, CacheOptions.MaxAge behind [Cached] for credentials without a
+	// NotAfter.
 	Lag time.Duration
 
 	// Checkout is the longest time for which one connection is in use: the
