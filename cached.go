@@ -4,10 +4,10 @@ package sqlrotate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"time"
 )
@@ -135,7 +135,7 @@ func (s *CachedSource) await(ctx context.Context, finished <-chan struct{}) (Cre
 	case <-ctx.Done():
 		return Credential{}, ctx.Err()
 	case <-s.ctx.Done():
-		return Credential{}, errors.New("sqlrotate: cached source is closed")
+		return Credential{}, fmt.Errorf("sqlrotate: cached source: %w", os.ErrClosed)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,11 +220,7 @@ func (s *CachedSource) run() {
 // at fetched and was the last of so many failures in a row. Zero means never.
 func nextFetch(fetched, notAfter time.Time, maxAge time.Duration, failures int) time.Time {
 	if failures > 0 {
-		d := fetchRetryMin
-		for ; failures > 1 && d < fetchRetryMax; failures-- {
-			d *= 2
-		}
-		return fetched.Add(min(d, fetchRetryMax))
+		return fetched.Add(backoff(failures, fetchRetryMin, fetchRetryMax))
 	}
 	if notAfter.IsZero() {
 		if maxAge < 0 {

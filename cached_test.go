@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -287,6 +288,22 @@ func TestCachedWithoutBounds(t *testing.T) {
 		src.set(login("v2", time.Time{}), nil)
 		if cred, err := c.Refresh(t.Context(), login("v1", time.Time{})); err != nil || cred.Username != "v2" {
 			t.Errorf("got %v, %v", cred.Username, err)
+		}
+	})
+}
+
+// The cache and the connector know of the same failure: an operator is told once.
+func TestHealthySaysOnceThatTheSourceFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &slowSource{}
+		src.set(Credential{}, errors.New("source is down"))
+		cache := newCached(t, src, CacheOptions{})
+		r := newRig(t, func(cfg *Config) { cfg.Source = cache })
+		if r.db.Ping() == nil {
+			t.Fatal("a login without a credential")
+		}
+		if err := r.c.Healthy(); err == nil || strings.Count(err.Error(), "source is down") != 1 || strings.Count(err.Error(), "sqlrotate:") != 1 {
+			t.Errorf("Healthy says: %v", err)
 		}
 	})
 }

@@ -433,7 +433,7 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 			c.keeper.failures = 0
 		case !errors.As(err, &refused): // else the version's gate sees to it
 			c.keeper.failures++
-			c.keeper.retryAt = time.Now().Add(backoff(c.keeper.failures))
+			c.keeper.retryAt = time.Now().Add(backoff(c.keeper.failures, retryMin, retryMax))
 		}
 		keep := err == nil && keep && !c.closed && (len(c.standbys) == 0 || len(c.pool)+len(c.standbys) <= c.keeper.peak)
 		if keep {

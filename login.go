@@ -50,8 +50,8 @@ func (e *RefusedError) Unwrap() []error { return e.errs }
 // ExpiredError says that no login was attempted because the latest credential has
 // ended, and no successor has come.
 type ExpiredError struct {
-	Username string
-	Version  string
+	Username string        // whose it is
+	Version  string        // the credential's number, and its Version if it has one
 	Source   string        // where it came from, if the source is a fmt.Stringer
 	Ended    time.Time     // its NotAfter
 	Waited   time.Duration // how long this login waited for another one
@@ -368,7 +368,7 @@ func (s *session) probe(ctx context.Context, query string) error {
 func runQuery(ctx context.Context, conn driver.Conn, query string) error {
 	queryer, ok := conn.(driver.QueryerContext)
 	if !ok {
-		return errors.New("sqlrotate: the driver's connection is no driver.QueryerContext, which Config.Probe needs")
+		return errors.New("the driver's connection is no driver.QueryerContext, which Config.Probe needs")
 	}
 	rows, err := queryer.QueryContext(ctx, query, nil)
 	if err != nil {

@@ -84,7 +84,7 @@ func (p postgres) Open(ctx context.Context, cred Credential, dial Dial) (_ drive
 	// the port may be no PostgreSQL.
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("sqlrotate: the server's answer to the login makes no sense: lib/pq panicked: %v", r)
+			err = fmt.Errorf("sqlrotate: the server's answer to the login makes no sense: lib/pq panicked with a value of type %T", r)
 		}
 	}()
 	password := cred.Password.Reveal()

@@ -25,8 +25,8 @@ type Trace struct {
 	Refused func(VersionStats, error)
 	// Closed: a connection is closed, after the given time. The reason is
 	// "superseded", "aged" or "ending" if it was retired, "severed" if its
-	// credential ended first, and empty if the pool or the driver closed it for
-	// reasons of their own.
+	// credential ended first, and empty otherwise: the pool or the driver closed it
+	// for reasons of their own, or it was the connector's and the pool never had it.
 	Closed func(v VersionStats, reason string, age time.Duration)
 	// Overran: a connection was open when its credential ended. It is closed next,
 	// unless Config.NoSever is set.
@@ -185,8 +185,8 @@ func (c *Connector) Healthy() error {
 	if c.closed {
 		return ErrClosed
 	}
-	if c.source.err != nil {
-		say("the source has failed for %v: %v", ago(c.source.failing), c.source.err)
+	if c.source.err != nil && len(problems) == 0 { // else the source has said so itself
+		say("the source has failed for %v: %s", ago(c.source.failing), strings.TrimPrefix(c.source.err.Error(), "sqlrotate: "))
 	}
 	v := c.currentLocked()
 	if v == nil {

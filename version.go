@@ -145,7 +145,7 @@ func (g *gate) refused(now, began time.Time, err error) {
 		g.refusedAt = now
 	}
 	g.refusals++
-	g.next = now.Add(backoff(g.refusals))
+	g.next = now.Add(backoff(g.refusals, retryMin, retryMax))
 }
 
 func (g *gate) failed(err error) {
@@ -164,7 +164,7 @@ func (g *gate) cancelled(now time.Time) {
 	}
 	g.abandoned++
 	if g.deserted() {
-		g.next = now.Add(backoff(g.abandoned - maxAbandoned))
+		g.next = now.Add(backoff(g.abandoned-maxAbandoned, retryMin, retryMax))
 	}
 }
 
@@ -176,11 +176,12 @@ func (g *gate) outdated(began time.Time) bool { return g.refusals > 0 && began.B
 // login.
 func (g *gate) deserted() bool { return g.abandoned > maxAbandoned }
 
-// backoff returns how long to wait after the n-th refusal in a row.
-func backoff(n int) time.Duration {
-	d := retryMin
-	for ; n > 1 && d < retryMax; n-- {
+// backoff returns how long to wait after the n-th failure in a row: least, then twice
+// that, and so on up to most.
+func backoff(n int, least, most time.Duration) time.Duration {
+	d := least
+	for ; n > 1 && d < most; n-- {
 		d *= 2
 	}
-	return min(d, retryMax)
+	return min(d, most)
 }

@@ -134,13 +134,11 @@ func TestGate(t *testing.T) {
 }
 
 func TestBackoffIsBounded(t *testing.T) {
-	for n := 1; n < 100; n++ {
-		if d := backoff(n); d < retryMin || d > retryMax || n > 1 && d < backoff(n-1) {
-			t.Errorf("after %d refusals: %v", n, d)
+	least, most := 500*time.Millisecond, 10*time.Second
+	for n, want := range map[int]time.Duration{0: least, 1: least, 2: 2 * least, 5: 16 * least, 6: most, 1000: most} {
+		if d := backoff(n, least, most); d != want {
+			t.Errorf("after %d failures: %v, want %v", n, d, want)
 		}
-	}
-	if backoff(100) != retryMax {
-		t.Errorf("it ends at %v", backoff(100))
 	}
 }
 

@@ -32,8 +32,8 @@ type Harness struct {
 	// the server. Nil: what happens then is not checked.
 	Break func() error
 
-	// Delay is how long after Publish the source may go on returning the
-	// credential before. Zero means 5 s.
+	// Delay is how long after Publish the source may go on returning the previous
+	// credential. Zero means 5 s.
 	Delay time.Duration
 
 	// Output returns all that the source has logged so far. Nil: only its errors
@@ -326,7 +326,7 @@ func (c *check) refreshes() error {
 	}
 	old, err := c.Source.Credential(context.Background())
 	if err != nil {
-		c.violated("Refresher", "no credential to begin with: %v", errors.Unwrap(err))
+		c.violated("Refresher", "no credential to begin with: %v", err)
 		return nil
 	}
 	n, err := c.publish()
