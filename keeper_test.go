@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -360,6 +361,50 @@ func TestManyRotationsASecondEndWithTheLast(t *testing.T) {
 		}
 		if n := r.c.Stats().Logins; n > 250 {
 			t.Errorf("%d logins for 100 rotations of 10 connections", n)
+		}
+	})
+}
+
+// Whatever is kept of a rotation goes when its overlap is over.
+func TestTenThousandRotationsLeaveNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) {
+			cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
+		})
+		r.fill(3)
+		stop := r.load(3, "10ms", 90*time.Millisecond)
+		rotate := func(from, to int) {
+			for i := from; i < to; i++ {
+				user := fmt.Sprint("w", i)
+				r.rotate(user)
+				time.Sleep(time.Second)
+				r.server.set(func(s *fakeServer) {
+					delete(s.roles, fmt.Sprint("w", i-4))
+					s.logins = nil
+				})
+			}
+		}
+		inUse := func() uint64 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		rotate(0, 100)
+		before := inUse()
+		rotate(100, 10_000)
+		if grown := int64(inUse() - before); grown > 1<<20 {
+			t.Errorf("%d bytes more are in use after 9,900 rotations", grown)
+		}
+		stop()
+		r.c.mu.Lock()
+		versions, sessions := len(r.c.versions), len(r.c.sessions)
+		r.c.mu.Unlock()
+		if versions > 5 || sessions > 5 {
+			t.Errorf("%d versions and %d sessions are remembered", versions, sessions)
+		}
+		if got := r.c.Stats(); got.Rotations != 10_000 || got.Overran > 0 {
+			t.Errorf("%+v", got)
 		}
 	})
 }
