@@ -86,7 +86,7 @@ func TestStaticRoleThroughTheAPI(t *testing.T) {
 	d := newDatabase(t)
 	d.staticRole(time.Hour)
 	a, _ := newAPIApp(d, "database/static-creds/app", sqlrotate.InPlace())
-	a.db.SetMaxIdleConns(15) // so that some have to log in now and then
+	a.db.SetMaxIdleConns(2) // so that some have to log in now and then
 	a.more(500)
 	for range 5 {
 		n := a.c.Stats().Rotations

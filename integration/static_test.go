@@ -31,7 +31,7 @@ func TestStaticRole(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "db.json")
 			newAgent(d.v, path, staticTemplate, time.Hour)
 			a := newFileApp(d, path, sqlrotate.InPlace())
-			a.db.SetMaxIdleConns(15) // so that some have to log in now and then
+			a.db.SetMaxIdleConns(2) // so that some have to log in now and then
 			if testing.Short() {
 				test.rotations = 2
 			}
