@@ -302,6 +302,8 @@ func guard(ctx context.Context, credential func(context.Context) (Credential, er
 	}()
 	cred, err = credential(ctx)
 	switch {
+	case errors.Is(err, driver.ErrBadConn):
+		return Credential{}, fmt.Errorf("sqlrotate: the source failed: %v", err) //nolint:errorlint // database/sql would retry it
 	case err != nil:
 		return Credential{}, err
 	case cred.Username == "":

@@ -785,3 +785,41 @@ func TestDesertedOldRoleDoesNotChurnStandbys(t *testing.T) {
 		}
 	})
 }
+
+// nosyOpener asks the connector how it does whenever it is asked something.
+type nosyOpener struct {
+	*fakeServer
+	c *Connector
+}
+
+func (o *nosyOpener) Rejected(err error) bool {
+	_ = o.c.Stats() // hangs if this is called under the lock
+	return o.fakeServer.Rejected(err)
+}
+
+func TestOpenerIsNotAskedUnderTheLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &nosyOpener{}
+		r := newRig(t, func(cfg *Config) {
+			o.fakeServer = cfg.Opener.(*fakeServer)
+			cfg.Opener, cfg.Bridge = o, -1
+		})
+		o.c = r.c
+		r.source.publish("v1", "wrong")
+		var refused *RefusedError
+		if err := r.query("0s"); !errors.As(err, &refused) {
+			t.Error(err)
+		}
+	})
+}
+
+// A source that takes its credential from a database may fail as one does.
+func TestBadConnOfASourceIsNotRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.source.fail(driver.ErrBadConn)
+		if _, err := r.c.Connect(t.Context()); err == nil || errors.Is(err, driver.ErrBadConn) {
+			t.Error(err)
+		}
+	})
+}

@@ -274,6 +274,7 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 		err = s.probe(lctx, c.cfg.Probe)
 	}
 	cancel()
+	rejected := err != nil && c.cfg.Opener.Rejected(err)
 	if errors.Is(err, driver.ErrBadConn) {
 		err = fmt.Errorf("sqlrotate: the connection broke during the login: %v", err) //nolint:errorlint // database/sql would retry it
 	}
@@ -296,7 +297,7 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 	case s.severed:
 		v.gate.cancelled(now)
 		refused = true // its credential ended meanwhile: let the caller try another one
-	case probed && !broken(err), c.cfg.Opener.Rejected(err):
+	case probed && !broken(err), rejected:
 		refused = true
 		v.gate.refused(now, began, err)
 		c.counts.refused++
