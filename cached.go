@@ -88,18 +88,18 @@ func Cached(src Source, opt CacheOptions) *CachedSource {
 }
 
 // Credential returns the last good credential at once. If there is none, or it has
-// ended, it waits for the fetch of one, within ctx; for a second after a failed fetch
-// it returns that one's error instead.
+// ended, it waits for the fetch of one, within ctx; for a second after a fetch it
+// returns what that gave instead, an error or a credential that has ended.
 func (s *CachedSource) Credential(ctx context.Context) (Credential, error) {
 	now := time.Now()
 	s.mu.Lock()
 	cred, err, finished := s.cred, s.err, s.finished
-	usable, failed := s.have && !s.ended(now), err != nil && now.Sub(s.fetched) < fetchRetryMin
+	usable, recent := s.have && !s.ended(now), now.Sub(s.fetched) < fetchRetryMin
 	s.mu.Unlock()
 	switch {
-	case usable:
+	case usable || recent && err == nil:
 		return cred, nil
-	case failed:
+	case recent:
 		return Credential{}, err
 	}
 	return s.await(ctx, finished)

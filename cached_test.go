@@ -307,3 +307,21 @@ func TestHealthySaysOnceThatTheSourceFails(t *testing.T) {
 		}
 	})
 }
+
+func TestCachedFetchesAnEndedCredentialOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &slowSource{cred: login("v1", time.Now())}
+		c := newCached(t, src, CacheOptions{})
+		start := time.Now()
+		for range 1000 {
+			if cred, err := c.Credential(t.Context()); err != nil || cred.Username != "v1" {
+				t.Fatalf("got %v, %v", cred.Username, err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		// A fetch takes a second, and so does the pause after it, less a quarter.
+		if n, took := src.fetches.Load(), time.Since(start); n > int64(took/(1750*time.Millisecond))+1 {
+			t.Errorf("%d fetches in %v", n, took)
+		}
+	})
+}
