@@ -119,7 +119,7 @@ type Connector struct {
 	dbs      []*sql.DB
 	versions []*version    // the current one, then its predecessors, newest first
 	number   uint64        // of the newest version
-	changes  uint64        // how often the current version changed
+	changes  uint64        // how often the current version or its end changed
 	changed  chan struct{} // closed and replaced when a waiting login should look again
 	sessions map[*session]struct{}
 	pool     []*session // those handed to the pool, oldest first
@@ -286,7 +286,7 @@ func (c *Connector) readWith(ctx context.Context, credential func(context.Contex
 			return c.unread(ctx, err)
 		}
 		// A read that began before another one found the current version may
-		// have found an older one: it must not turn the rotation back.
+		// have found an older one: it must not turn the rotation, or a renewal, back.
 		if v := c.observe(cred, changes); v != nil {
 			return v, nil
 		}
@@ -338,15 +338,15 @@ func (c *Connector) unread(ctx context.Context, err error) (*version, error) {
 	return v, nil
 }
 
-// observe makes cred the current version if it isn't, and returns that. It
-// returns nil if the current version changed since changes was read and cred is
-// not it.
+// observe makes cred the current version if it isn't, and returns that. It returns nil
+// if the current version changed since changes was read and cred may be older: it is
+// another one, or has an earlier end.
 func (c *Connector) observe(cred Credential, changes uint64) *version {
 	now := time.Now()
 	c.mu.Lock()
 	current := c.currentLocked()
 	same := current != nil && current.cred.SameLogin(cred)
-	if !same && current != nil && c.changes != changes {
+	if current != nil && c.changes != changes && (!same || mayBeOlder(cred.NotAfter, current.notAfter)) {
 		c.mu.Unlock()
 		return nil
 	}
@@ -355,6 +355,7 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 	if same {
 		if !current.notAfter.Equal(cred.NotAfter) {
 			current.notAfter, current.renewed = cred.NotAfter, now
+			c.changes++
 			c.broadcastLocked()
 		}
 		c.mu.Unlock()
@@ -379,6 +380,12 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 	}
 	c.trace.rotated(info)
 	return v
+}
+
+// mayBeOlder reports whether a credential's end may have been read before another end
+// of the same: leases are renewed to end later. Zero, for none, may be either.
+func mayBeOlder(end, other time.Time) bool {
+	return end.Before(other) || other.IsZero() != end.IsZero()
 }
 
 // rotateLocked makes cred the current version: a new one, or one that has come

@@ -84,6 +84,42 @@ func TestRenewedLeaseIsHealthy(t *testing.T) {
 	})
 }
 
+// A read that began before the renewal and ends after another one has seen it.
+func TestRenewalIsNotTurnedBackByALateRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow atomic.Bool
+		r := newRig(t, func(cfg *Config) {
+			src := cfg.Source.(*fakeSource)
+			cfg.Source = SourceFunc(func(ctx context.Context) (Credential, error) {
+				cred, err := src.Credential(ctx)
+				if slow.CompareAndSwap(true, false) {
+					time.Sleep(time.Second)
+				}
+				return cred, err
+			})
+		})
+		lease := func(d time.Duration) time.Time {
+			end := time.Now().Add(d)
+			r.source.set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: end}, nil)
+			return end
+		}
+		lease(5 * time.Minute)
+		r.fill(1)
+		slow.Store(true)
+		var late sync.WaitGroup
+		late.Go(func() { _, _ = r.c.read(t.Context()) })
+		synctest.Wait()
+		end := lease(time.Hour)
+		if _, err := r.c.read(t.Context()); err != nil {
+			t.Error(err)
+		}
+		late.Wait()
+		if got := r.c.Stats().Versions[0].Ends; !got.Equal(end) {
+			t.Errorf("it ends %v too early", end.Sub(got))
+		}
+	})
+}
+
 func TestRenewedLeaseEndsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
