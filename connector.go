@@ -205,12 +205,9 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	for {
-		s := c.takeStandby(ctx)
-		if s == nil {
-			var err error
-			if s, err = c.login(ctx); err != nil {
-				return nil, err
-			}
+		s, err := c.login(ctx)
+		if err != nil {
+			return nil, err
 		}
 		if c.handOut(ctx, s) {
 			return s.conn, nil

@@ -47,7 +47,7 @@ type keeperState struct {
 	owed      int       // connections that were retired and that the pool has not replaced
 	login     bool      // a login of the keeper's own is under way
 	failures  int       // of those that were to be kept: in a row, and not because they were refused
-	retryAt   time.Time // none before this, after a failure
+	retryAt   time.Time // none before this, after a failure or while a standby makes room
 	reading   bool      // a read of the source is under way
 	readAgain bool      // it was asked for again meanwhile, and may have come too early
 	readAt    time.Time
@@ -220,7 +220,9 @@ func (c *Connector) sever(s *session, now time.Time) {
 	c.mu.Lock()
 	info, born := c.infoLocked(s.version), s.born
 	if born.IsZero() {
-		born = now
+		c.mu.Unlock()
+		s.abort() // a login under way, or a standby: nobody has it
+		return
 	}
 	c.counts.overran++
 	c.mu.Unlock()
@@ -354,39 +356,38 @@ func (c *Connector) lifetimeLocked(hold bool, now time.Time) (d, refresh time.Du
 }
 
 // startLoginLocked starts the keeper's own login, if one is called for: to prove
-// a new credential, to ask whether an old role still lives, or for a standby. It
-// returns when to look again.
+// a new credential, to ask whether an old role still lives, or for a standby, in this
+// order. It returns when to look again.
 func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Time) {
 	k := &c.keeper
 	if k.login || c.closed || len(c.dbs) == 0 || len(c.versions) == 0 {
 		return time.Time{} // the end of the login wakes the keeper
 	}
-	if old := c.suspectLocked(now); old != nil {
-		wake = k.checkAt
-		if wake.Sub(now) > checkPause {
-			// not yet
-		} else if now.Before(wake) {
-			return wake
-		} else if ok, wait := old.gate.admit(now); ok {
-			k.checkAt, k.checkWait = now.Add(k.checkWait), min(2*k.checkWait, checkMax)
-			c.loginInBackgroundLocked(old, false)
-			return time.Time{}
-		} else {
-			wake = now.Add(wait)
-		}
-	}
-	if now.Before(k.retryAt) {
-		return earliest(wake, k.retryAt) // a server that is down or full is left alone
-	}
 	current := c.versions[0]
-	deserted := current.gate.deserted() && c.waiting > 0
-	if !current.ended(now) && (deserted || current.gate.refusals > 0 || !current.gate.proven && len(c.versions) > 1) {
+	deserted := current.gate.deserted() && c.waiting > 0 && !current.ended(now)
+	if ready := !now.Before(k.retryAt); ready && (deserted || c.unprovenLocked(now)) {
 		ok, wait := current.gate.admit(now)
 		if ok {
 			c.loginInBackgroundLocked(current, true)
 			return time.Time{}
 		}
-		wake = earliest(wake, now.Add(wait))
+		wake = now.Add(wait)
+	}
+	if old := c.suspectLocked(now); old != nil {
+		if k.checkAt.Sub(now) > checkPause {
+			wake = earliest(wake, k.checkAt) // not yet
+		} else if now.Before(k.checkAt) {
+			return earliest(wake, k.checkAt)
+		} else if ok, wait := old.gate.admit(now); ok {
+			k.checkAt, k.checkWait = now.Add(k.checkWait), min(2*k.checkWait, checkMax)
+			c.loginInBackgroundLocked(old, false)
+			return time.Time{}
+		} else {
+			wake = earliest(wake, now.Add(wait))
+		}
+	}
+	if now.Before(k.retryAt) {
+		return earliest(wake, k.retryAt) // a server that is down or full is left alone
 	}
 	if at := c.wantStandbyLocked(standby, now); at.IsZero() || now.Before(at) {
 		return earliest(wake, at)
@@ -405,17 +406,30 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 	return wake
 }
 
+// unprovenLocked reports whether the current version has to prove itself to the keeper,
+// for the first time or because it is refused.
+func (c *Connector) unprovenLocked(now time.Time) bool {
+	v := c.currentLocked()
+	if v == nil || v.ended(now) || len(c.dbs) == 0 {
+		return false
+	}
+	return v.gate.refusals > 0 || !v.gate.proven && len(c.versions) > 1
+}
+
 // suspectLocked returns an old version with open connections that the server may
 // have revoked before its time, because its user name is another than the current
-// one's. Such a role's sessions fail every query but no ping, so the way to know is
-// to log in.
-func (c *Connector) suspectLocked(now time.Time) *version {
+// one's: of several, the one that logged in longest ago. Such a role's sessions fail
+// every query but no ping, so the way to know is to log in.
+func (c *Connector) suspectLocked(now time.Time) (suspect *version) {
 	for _, v := range c.versions[min(1, len(c.versions)):] {
-		if v.open > 0 && v.gate.refusals == 0 && c.usable(v, now) && v.cred.Username != c.versions[0].cred.Username {
-			return v
+		if v.open == 0 || v.gate.refusals > 0 || !c.usable(v, now) || v.cred.Username == c.versions[0].cred.Username {
+			continue
+		}
+		if suspect == nil || v.gate.admitted.Before(suspect.gate.admitted) {
+			suspect = v
 		}
 	}
-	return nil
+	return suspect
 }
 
 // loginInBackgroundLocked logs in with v, which has been let through its gate, and
@@ -423,7 +437,7 @@ func (c *Connector) suspectLocked(now time.Time) *version {
 func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	c.keeper.login = true
 	c.wg.Go(func() {
-		s, err := c.open(c.ctx, v)
+		s, err := c.open(c.ctx, v, keep)
 		var refused *refusal
 		c.mu.Lock()
 		c.keeper.login = false
@@ -435,14 +449,9 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 			c.keeper.failures++
 			c.keeper.retryAt = time.Now().Add(backoff(c.keeper.failures, retryMin, retryMax))
 		}
-		keep := err == nil && keep && !c.closed && (len(c.standbys) == 0 || len(c.pool)+len(c.standbys) <= c.keeper.peak)
-		if keep {
-			if _, keep = c.sessions[s]; keep {
-				c.standbys = append(c.standbys, s)
-			}
-		}
+		unwanted := err == nil && !s.standby
 		c.mu.Unlock()
-		if err == nil && !keep {
+		if unwanted {
 			c.discard(s)
 		}
 		c.poke()

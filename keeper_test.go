@@ -859,3 +859,108 @@ func TestBadConnOfASourceIsNotRetried(t *testing.T) {
 		}
 	})
 }
+
+// A login that is under way when its credential ends is given up, and no connection
+// has overrun. Nobody else keeps the keeper awake.
+func TestLoginIsCutOffAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := time.Now().Add(5 * time.Minute)
+		r := newRig(t, func(cfg *Config) {
+			cfg.Bridge = -1
+			cfg.Source.(*fakeSource).set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: end}, nil)
+		})
+		if err := r.query("0s"); err != nil {
+			t.Fatal(err)
+		}
+		r.db.SetMaxIdleConns(-1)
+		time.Sleep(time.Until(end) - time.Second)
+		r.server.set(func(s *fakeServer) { s.latency = 10 * time.Second })
+		var expired *ExpiredError
+		if err := r.query("0s"); !errors.As(err, &expired) {
+			t.Error(err)
+		}
+		if late := time.Since(end); late > 10*time.Millisecond {
+			t.Errorf("given up %v after the end", late)
+		}
+		time.Sleep(10 * time.Second)
+		if n := r.server.open(""); n > 0 {
+			t.Errorf("%d sessions after the end", n)
+		}
+		if n := r.c.Stats().Overran; n > 0 {
+			t.Errorf("%d connections overran, and none was open", n)
+		}
+	})
+}
+
+// Who waits for a login of the keeper's takes what comes of it.
+func TestWaitingLoginTakesTheStandby(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		busy, err := r.db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = busy.Close() }()
+		time.Sleep(5 * time.Second)
+		r.server.set(func(s *fakeServer) { s.latency = 900 * time.Millisecond })
+		r.rotate("v2")
+		time.Sleep(100 * time.Millisecond) // the new credential is being proven
+		start := time.Now()
+		if err := r.query("0s"); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 900*time.Millisecond {
+			t.Errorf("the query took %v", d)
+		}
+	})
+}
+
+// The session that proves a credential is the one above the pool's: standbys that are
+// left of the rotation before make room for it.
+func TestProofMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.db.SetMaxOpenConns(3)
+		r.fill(3)
+		stop := r.load(3, "100ms", time.Millisecond)
+		for i := range 3 {
+			password := fmt.Sprint("q", i)
+			r.server.grant("v1", password)
+			r.source.publish("v1", password)
+			time.Sleep(5 * time.Second)
+		}
+		stop()
+		if r.server.peak > 4 {
+			t.Errorf("%d sessions with a pool of 3", r.server.peak)
+		}
+	})
+}
+
+// Of two old roles with connections that are in use the server drops the older one.
+func TestEachOldRoleIsAskedAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		hold := func(n int) {
+			for range n {
+				conn, err := r.db.Conn(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = conn.Close() })
+			}
+		}
+		hold(3)
+		r.rotate("v2")
+		hold(3)
+		r.rotate("v3")
+		time.Sleep(10 * time.Second)
+		r.server.set(func(s *fakeServer) { delete(s.roles, "v1") })
+		time.Sleep(2 * checkMax)
+		if all, ok := r.server.attempts("v1"); all-ok != 1 {
+			t.Errorf("the dead role was asked after %d times", all-ok)
+		}
+		if all, ok := r.server.attempts("v2"); all != ok || ok < 6 {
+			t.Errorf("the role that lives: %d attempts, %d successful", all, ok)
+		}
+	})
+}

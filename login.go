@@ -75,8 +75,8 @@ func (e *ExpiredError) Error() string {
 // that gives no successor, or nil.
 func (e *ExpiredError) Unwrap() error { return e.err }
 
-// login logs in with the first usable version, and waits for one within ctx and
-// Config.Bridge.
+// login returns a standby, or logs in with the first usable version, and waits for one
+// of these within ctx and Config.Bridge.
 func (c *Connector) login(ctx context.Context) (*session, error) {
 	var (
 		start    = time.Now()
@@ -84,12 +84,15 @@ func (c *Connector) login(ctx context.Context) (*session, error) {
 		failures int      // of its logins, when the wait began
 	)
 	for {
+		if s := c.takeStandby(ctx); s != nil {
+			return s, nil
+		}
 		c.mu.Lock()
 		now := time.Now()
 		v, wait := c.chooseLocked(now)
 		if wait == 0 {
 			c.mu.Unlock()
-			s, err := c.open(ctx, v)
+			s, err := c.open(ctx, v, false)
 			var refused *refusal
 			switch {
 			case err == nil:
@@ -257,8 +260,9 @@ func (r *refusal) Error() string { return r.err.Error() }
 func (r *refusal) Unwrap() error { return r.err }
 
 // open logs in with v, which has been let through its gate, and tells the gate
-// what came of it. The error is a *refusal if the credential was refused.
-func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
+// what came of it. The session becomes a standby if that is asked for and there is room
+// for it. The error is a *refusal if the credential was refused.
+func (c *Connector) open(ctx context.Context, v *version, standby bool) (*session, error) {
 	s := &session{version: v, dialer: c.dial, ended: c.sessionEnded}
 	began := time.Now()
 	c.mu.Lock()
@@ -266,6 +270,7 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 	cred, proven := v.cred, v.gate.proven
 	cred.NotAfter = v.notAfter
 	c.mu.Unlock()
+	c.poke() // the credential may end meanwhile
 
 	lctx, cancel := c.loginContext(ctx)
 	err := s.login(lctx, c.cfg.Opener, cred)
@@ -292,6 +297,9 @@ func (c *Connector) open(ctx context.Context, v *version) (*session, error) {
 		v.open++
 		s.ready = now
 		c.counts.logins++
+		if standby {
+			c.keepStandbyLocked(s) // before those who wait for it look again
+		}
 	case over(ctx) || c.ctx.Err() != nil:
 		v.gate.cancelled(now)
 	case s.severed:

@@ -24,6 +24,7 @@ type session struct {
 	due     reason    // why it is to be retired; empty: it is not
 	dueAt   time.Time
 	severed bool
+	standby bool // it is kept for the pool, or was
 
 	mu       sync.Mutex // guards what follows; nothing is called under it
 	sockets  []*socket  // open ones

@@ -23,7 +23,7 @@ const (
 	// without a word, and a login finds another one, or says why not.
 	pingTimeout = time.Second
 
-	// checkPause is the time a standby that makes room for that gets to leave.
+	// checkPause is the time a standby that makes room for a login gets to leave.
 	checkPause = 50 * time.Millisecond
 )
 
@@ -79,10 +79,14 @@ func (c *Connector) expireStandbysLocked(limit int, now time.Time) (wake time.Ti
 	others := len(c.sessions) - pool - len(c.standbys) // about to be in the pool, or to go
 	room := k.peak + 1 - pool - others
 	k.room = room
-	if old := c.suspectLocked(now); old != nil && old.gate.wait(now) <= 0 && !now.Before(k.checkAt) && len(c.standbys) >= max(1, room) {
+	switch old, full := c.suspectLocked(now), len(c.standbys) >= max(1, room) && !k.login; {
+	case full && c.unprovenLocked(now) && c.versions[0].gate.wait(now) <= 0 && !now.Before(k.retryAt):
+		room-- // for the login that proves a new credential
+		k.retryAt = now.Add(checkPause)
+	case full && old != nil && old.gate.wait(now) <= 0 && !now.Before(k.checkAt) && c.waiting == 0:
 		room-- // for the login that asks after an old role
 		k.checkAt = now.Add(checkPause)
-	} else {
+	default:
 		room = max(1, room)
 	}
 	busy := !k.drain.from.IsZero() || k.held
@@ -105,6 +109,14 @@ func (c *Connector) expireStandbysLocked(limit int, now time.Time) (wake time.Ti
 	clear(c.standbys[len(kept):])
 	c.standbys = kept
 	return wake, stale
+}
+
+// keepStandbyLocked makes a standby of a session that has logged in, if there is room.
+func (c *Connector) keepStandbyLocked(s *session) {
+	if !c.closed && (len(c.standbys) == 0 || len(c.pool)+len(c.standbys) <= c.keeper.peak) {
+		s.standby = true
+		c.standbys = append(c.standbys, s)
+	}
 }
 
 // takeStandby returns a standby that is fit for use, or nil: then the one that it
