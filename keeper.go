@@ -28,6 +28,11 @@ const (
 	// its neighbours, has another one.
 	cleanerGap = 50 * time.Millisecond
 
+	// A source that is no Notifier is read as often as Window.Lag says, within these
+	// bounds.
+	minWatch = time.Second
+	maxWatch = 5 * time.Second
+
 	// The server is asked whether an old role still lives checkMin after the last
 	// time, then twice that, up to checkMax.
 	checkMin = 250 * time.Millisecond
@@ -108,7 +113,7 @@ func (c *Connector) keep() {
 			return
 		case <-notified:
 			notified = notifier.Changed()
-			c.readInBackground(time.Now())
+			_ = c.readInBackground(time.Now())
 		case <-c.wake:
 		case <-timer.C:
 		}
@@ -140,10 +145,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 	c.keeper.held = hold
 	dbs := c.dbs
 	wakeLogin := c.startLoginLocked(d.standby, now)
-	wakeRead := time.Time{}
-	if c.waiting > 0 {
-		wakeRead = c.keeper.readAt.Add(sourcePoll)
-	}
+	wakeRead := c.readDueLocked()
 	c.mu.Unlock()
 
 	for _, db := range dbs {
@@ -161,8 +163,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 		c.discard(s)
 	}
 	if !wakeRead.IsZero() && !now.Before(wakeRead) {
-		c.readInBackground(now)
-		wakeRead = now.Add(sourcePoll)
+		wakeRead = c.readInBackground(now)
 	}
 
 	wakeHold := time.Time{}
@@ -436,7 +437,16 @@ func (c *Connector) suspectLocked(now time.Time) (suspect *version) {
 // keeps the session as the standby or closes it.
 func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	c.keeper.login = true
+	current := c.currentLocked()
 	c.wg.Go(func() {
+		if keep && c.superseded(current) {
+			c.mu.Lock()
+			c.keeper.login = false
+			v.gate.withdrawn()
+			c.mu.Unlock()
+			c.poke() // for a login with its successor
+			return
+		}
 		s, err := c.open(c.ctx, v, keep)
 		var refused *refusal
 		c.mu.Lock()
@@ -458,16 +468,44 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	})
 }
 
+// superseded reads the source, as is done for each login, and reports whether v is no
+// longer the latest version.
+func (c *Connector) superseded(v *version) bool {
+	ctx, cancel := c.loginContext(c.ctx)
+	defer cancel()
+	// What comes of it is noted where it belongs.
+	_, _ = c.read(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.currentLocked() != v
+}
+
+// readDueLocked returns when the keeper is to read the source: often while logins wait
+// for it to change, and now and then if it doesn't tell of changes. One that does is
+// read once all the same, because it may have changed between the first login and the
+// first call of Changed. Zero means never.
+func (c *Connector) readDueLocked() time.Time {
+	_, tells := c.cfg.Source.(Notifier)
+	switch {
+	case c.waiting > 0:
+		return c.keeper.readAt.Add(sourcePoll)
+	case len(c.versions) > 0 && (!tells || c.keeper.readAt.IsZero()):
+		return c.keeper.readAt.Add(min(max(c.cfg.Window.lag(), minWatch), maxWatch))
+	}
+	return time.Time{}
+}
+
 // readInBackground reads the source: past every cache if the current credential is
 // being refused, and only then, because a Refresher may make a new login for it. If a
-// read is under way, another one follows it.
-func (c *Connector) readInBackground(now time.Time) {
+// read is under way, another one follows it. It returns when the next one is due.
+func (c *Connector) readInBackground(now time.Time) (due time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.keeper.readAt = now
+	due = c.readDueLocked()
 	if c.keeper.reading || c.closed {
 		c.keeper.readAgain = true
-		return
+		return due
 	}
 	c.keeper.reading = true
 	c.wg.Go(func() {
@@ -489,6 +527,7 @@ func (c *Connector) readInBackground(now time.Time) {
 			c.mu.Unlock()
 		}
 	})
+	return due
 }
 
 // removeLocked forgets a session that is over. It reports false if it had been

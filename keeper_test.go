@@ -964,3 +964,63 @@ func TestEachOldRoleIsAskedAfter(t *testing.T) {
 		}
 	})
 }
+
+// mute hides that a fakeSource is a Notifier.
+func mute(src Source) Source { return SourceFunc(src.Credential) }
+
+// The connections of an idle pool are retired in time although nothing tells of the
+// rotation and nobody asks for a connection.
+func TestIdlePoolFollowsASourceThatDoesNotTell(t *testing.T) {
+	for _, window := range []Window{
+		{Overlap: 10 * time.Minute, Lag: time.Second, Checkout: time.Second},
+		{Overlap: 10 * time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, func(cfg *Config) { cfg.Source, cfg.Window = mute(cfg.Source), window })
+			r.fill(5)
+			r.rotate("v2")
+			time.Sleep(window.Overlap)
+			if n := r.server.open("v1"); n > 0 {
+				t.Errorf("%d sessions of the old role at its end", n)
+			}
+			r.server.set(func(s *fakeServer) { delete(s.roles, "v1") })
+			if err := r.query("0s"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestRenewalIsSeenThoughNothingTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.Source = mute(cfg.Source) })
+		lease := func(d time.Duration) {
+			r.source.set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: time.Now().Add(d)}, nil)
+		}
+		lease(5 * time.Minute)
+		time.AfterFunc(4*time.Minute+30*time.Second, func() { lease(time.Hour) })
+		if err := r.query("10m"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// forgetfulNotifier is to tell of changes, and doesn't.
+type forgetfulNotifier struct{ Source }
+
+func (forgetfulNotifier) Changed() <-chan struct{} { return nil }
+
+// What is promised doesn't rest on a Notifier: standbys read the source, too.
+func TestStandbyLogsInWithTheLatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.Source = forgetfulNotifier{cfg.Source} })
+		r.fill(5)
+		time.Sleep(time.Minute)
+		r.server.grant("v1", "p2")
+		r.source.publish("v1", "p2")
+		time.Sleep(8 * time.Minute) // their lifetime
+		if all, ok := r.server.attempts("v1"); all < 10 || all > ok {
+			t.Errorf("%d logins, %d refused", all, all-ok)
+		}
+	})
+}

@@ -89,7 +89,8 @@ func (c Credential) SameLogin(other Credential) bool {
 // Source is where the latest credential comes from.
 //
 // The connector calls Credential for every connection that it opens, from many
-// goroutines at once. An implementation promises:
+// goroutines at once, and every few seconds if the source is no [Notifier]: as often as
+// Window.Lag says, between one and five seconds. An implementation promises:
 //
 //  1. Latest. Credential returns the newest credential that the caller could use,
 //     not one remembered from an earlier call, unless a newer one can't be had.

@@ -100,7 +100,7 @@ type gate struct {
 
 // admit lets a login through, or says how long to wait before asking again. A
 // login that is let through is reported to exactly one of succeeded, refused,
-// failed and cancelled.
+// failed, cancelled and withdrawn.
 func (g *gate) admit(now time.Time) (ok bool, wait time.Duration) {
 	if wait := g.wait(now); wait > 0 {
 		return false, wait
@@ -167,6 +167,9 @@ func (g *gate) cancelled(now time.Time) {
 		g.next = now.Add(backoff(g.abandoned-maxAbandoned, retryMin, retryMax))
 	}
 }
+
+// withdrawn is for a login that was let through and not begun.
+func (g *gate) withdrawn() { g.inflight-- }
 
 // outdated reports whether a login that began at began went out before the last
 // refusal that counted: none goes out from then until next.
