@@ -103,6 +103,7 @@ type Connector struct {
 	maxLifetime time.Duration // 0: no limit
 	drainTime   time.Duration
 	dial        Dial
+	sourceName  string // if it has one
 	log         *slog.Logger
 	trace       Trace
 
@@ -166,6 +167,9 @@ func New(cfg Config) (*Connector, error) {
 	}
 	if c.dial == nil {
 		c.dial = new(net.Dialer).DialContext
+	}
+	if s, ok := cfg.Source.(fmt.Stringer); ok {
+		c.sourceName = s.String()
 	}
 	if c.log == nil {
 		c.log = slog.Default()
@@ -351,7 +355,7 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 	c.source = sourceState{read: now}
 	if same {
 		if !current.notAfter.Equal(cred.NotAfter) {
-			current.notAfter, current.renewed = cred.NotAfter, now
+			current.notAfter, current.renewed, current.warned = cred.NotAfter, now, false
 			c.changes++
 			c.broadcastLocked()
 		}
@@ -397,7 +401,7 @@ func (c *Connector) rotateLocked(cred Credential, now time.Time) (v *version, ov
 		c.number++
 		v = &version{number: c.number, cred: cred, seen: now}
 	}
-	v.notAfter, v.renewed = cred.NotAfter, now
+	v.notAfter, v.renewed, v.warned = cred.NotAfter, now, false
 	if len(c.versions) > 0 {
 		last := c.versions[0]
 		last.superseded, last.end = now, c.cfg.Window.end(now)

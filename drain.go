@@ -27,6 +27,7 @@ const (
 type pooled struct {
 	born  time.Time // when it was handed to the pool
 	by    time.Time // when it must have been told to go; zero: never
+	last  bool      // and not before, because nothing better can take its place
 	eager bool      // a successor of its credential has proven itself
 	dead  bool      // its credential is known to be revoked already
 }
@@ -157,7 +158,7 @@ func (p plan) lazy(told int) (at time.Time, gap time.Duration) {
 	}
 	gap = min(lazyGap, p.spread/time.Duration(len(p.conns)))
 	for k, c := range p.conns[told:] {
-		if !c.by.IsZero() {
+		if !c.by.IsZero() && !c.last {
 			at = earliest(at, c.by.Add(-time.Duration(k+1)*gap))
 		}
 	}

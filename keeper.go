@@ -23,6 +23,10 @@ const (
 	// clock: timers stand still while a machine is suspended.
 	wallClock = time.Second
 
+	// drift is how far the line moves while it is held, about: the neighbours of the
+	// connection that is awaited may go in its place.
+	drift = 10 * time.Millisecond
+
 	// cleanerGap is how often the pools' cleaners are woken while the line is held: a
 	// connection that misses one round, because database/sql stamped it later than
 	// its neighbours, has another one.
@@ -146,6 +150,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 	dbs := c.dbs
 	wakeLogin := c.startLoginLocked(d.standby, now)
 	wakeRead := c.readDueLocked()
+	ending, wakeAlarm := c.endingLocked(now)
 	c.mu.Unlock()
 
 	for _, db := range dbs {
@@ -162,6 +167,9 @@ func (c *Connector) step(now time.Time) time.Duration {
 	for _, s := range stale {
 		c.discard(s)
 	}
+	if ending != nil {
+		c.log.Warn("sqlrotate: the credential ends soon and no successor has come", "version", ending.label(), "user", ending.cred.Username, "end", ending.deadline())
+	}
 	if !wakeRead.IsZero() && !now.Before(wakeRead) {
 		wakeRead = c.readInBackground(now)
 	}
@@ -170,7 +178,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 	if hold {
 		wakeHold = now.Add(refresh)
 	}
-	next := earliest(d.wake, wakeEnd, wakeStandby, wakeLogin, wakeRead, wakeHold)
+	next := earliest(d.wake, wakeEnd, wakeStandby, wakeLogin, wakeRead, wakeAlarm, wakeHold)
 	if next.IsZero() {
 		return 0
 	}
@@ -214,6 +222,20 @@ func (c *Connector) severLocked(now time.Time) (over []*session, wake time.Time)
 	}
 	c.versions = prune(c.versions, now)
 	return over, wake
+}
+
+// endingLocked returns the current version if it is time to say that it ends soon, or
+// else when that will be.
+func (c *Connector) endingLocked(now time.Time) (v *version, wake time.Time) {
+	v = c.currentLocked()
+	if v == nil || v.warned || v.deadline().IsZero() {
+		return nil, time.Time{}
+	}
+	if alarm := c.alarm(v); !past(alarm, now) {
+		return nil, alarm
+	}
+	v.warned = true
+	return v, time.Time{}
 }
 
 // sever closes a session whose credential has ended, or only tells of it.
@@ -261,9 +283,11 @@ func (c *Connector) decideLocked(now time.Time) decision {
 	eager := false
 	for _, s := range c.pool {
 		outdated := c.outdatedLocked(s.version, now)
+		by, last := c.mustGoBy(s, outdated)
 		k.conns = append(k.conns, pooled{
 			born:  s.born,
-			by:    c.mustGoBy(s, outdated),
+			by:    by,
+			last:  last,
 			eager: outdated,
 			dead:  outdated && s.version.dead,
 		})
@@ -283,27 +307,49 @@ func (c *Connector) decideLocked(now time.Time) decision {
 		retired: k.retired,
 		standby: len(c.standbys) > 0,
 		drain:   k.drain,
-		spread:  c.baseLifetimeLocked() / 5,
+		spread:  c.spreadLocked(),
 		conns:   k.conns,
 	}.decide()
 }
 
 // mustGoBy returns when a connection must have been told to go: at the end of its
 // lifetime, or early enough before the end of its credential for it to come back
-// first.
-func (c *Connector) mustGoBy(s *session, outdated bool) time.Time {
-	var aged, ending time.Time
+// first. The last connections of a credential without a successor are those that were
+// born when others went for its sake; they stay until the end.
+func (c *Connector) mustGoBy(s *session, outdated bool) (by time.Time, last bool) {
+	var aged time.Time
 	if c.maxLifetime > 0 {
 		aged = s.born.Add(c.baseLifetimeLocked())
 	}
-	if end := s.version.deadline(); !end.IsZero() && (outdated || s.version.superseded.IsZero()) {
-		ending = end.Add(-c.cfg.Window.checkout())
-		if ending.Before(s.born) {
-			ending = end
-		}
+	end := s.version.deadline()
+	if end.IsZero() || !outdated && !s.version.superseded.IsZero() {
+		return aged, false
 	}
-	return earliest(aged, ending)
+	ending := end.Add(-c.cfg.Window.checkout())
+	from := ending
+	if !outdated {
+		from = from.Add(-min(c.spreadLocked(), time.Duration(len(c.pool)+1)*lazyGap))
+	}
+	if s.born.Before(from) {
+		return earliest(aged, ending), false
+	}
+	return earliest(aged, end), !outdated
 }
+
+// reasonLocked says why a connection is retired now.
+func (c *Connector) reasonLocked(s *session, now time.Time) reason {
+	if c.outdatedLocked(s.version, now) {
+		return reasonSuperseded
+	}
+	by, _ := c.mustGoBy(s, false)
+	if c.maxLifetime > 0 && by.Equal(s.born.Add(c.baseLifetimeLocked())) {
+		return reasonAged
+	}
+	return reasonEnding
+}
+
+// spreadLocked returns over how much time retirements without a rotation may be spread.
+func (c *Connector) spreadLocked() time.Duration { return c.baseLifetimeLocked() / 5 }
 
 // moveLineLocked moves the line and notes why the connections that it passes are
 // retired.
@@ -318,15 +364,7 @@ func (c *Connector) moveLineLocked(line, now time.Time) (newLine, moved time.Tim
 		if s.due != "" {
 			continue
 		}
-		s.dueAt = now
-		switch {
-		case c.outdatedLocked(s.version, now):
-			s.due = reasonSuperseded
-		case !s.version.deadline().IsZero() && past(s.version.deadline().Add(-c.cfg.Window.checkout()-lazyGap), now):
-			s.due = reasonEnding
-		default:
-			s.due = reasonAged
-		}
+		s.due, s.dueAt = c.reasonLocked(s, now), now
 	}
 	c.keeper.refill = true
 	return line, now
@@ -546,11 +584,12 @@ func (c *Connector) removeLocked(s *session) bool {
 		now := time.Now()
 		c.pool = slices.Delete(c.pool, i, i+1)
 		c.keeper.retired = now
+		neighbour := !s.born.After(c.keeper.line.Add(drift)) // of one that was told
+		if s.due == "" && (neighbour || c.outdatedLocked(s.version, now)) {
+			s.due = c.reasonLocked(s, now)
+		}
 		if s.due != "" {
 			c.keeper.owed++
-		}
-		if s.due == "" && c.outdatedLocked(s.version, now) {
-			s.due = reasonSuperseded
 		}
 	}
 	c.counts.closed(s)

@@ -1024,3 +1024,48 @@ func TestStandbyLogsInWithTheLatest(t *testing.T) {
 		}
 	})
 }
+
+// A lease to whose credential no successor comes: its connections go before the end, in
+// time and one by one, those that take their place stay until it, and the log says so
+// once, long before.
+func TestLeaseWithoutASuccessor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &logbook{}
+		end := time.Now().Add(5 * time.Minute)
+		var mu sync.Mutex
+		reasons, seconds := map[string]int{}, map[time.Duration]int{}
+		r := newRig(t, func(cfg *Config) {
+			cfg.Source.(*fakeSource).set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: end}, nil)
+			cfg.Logger = log.logger()
+			cfg.Trace = &Trace{Closed: func(_ VersionStats, reason string, _ time.Duration) {
+				mu.Lock()
+				defer mu.Unlock()
+				reasons[reason]++
+				seconds[time.Until(end).Truncate(time.Second)]++
+			}}
+		})
+		r.db.SetMaxOpenConns(20)
+		r.fill(20)
+		stop := r.load(20, "10ms", 10*time.Millisecond)
+		time.Sleep(time.Until(end) - time.Second)
+		stop()
+		mu.Lock()
+		defer mu.Unlock()
+		// While one is awaited its neighbours in a burst may go, too; and a standby that
+		// nobody takes is closed for no such reason.
+		if n := reasons["ending"]; n < 19 || n > 24 || reasons["aged"] > 0 || reasons[""] > 2 {
+			t.Errorf("connections are closed for these reasons: %v", reasons)
+		}
+		for left, n := range seconds {
+			if n > 6 {
+				t.Errorf("%d connections are closed %v before the end", n, left)
+			}
+		}
+		if n, _ := r.server.attempts("v1"); n > 46 {
+			t.Errorf("%d logins", n)
+		}
+		if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), "ends soon") {
+			t.Errorf("%d warnings in the log:\n%s", n, log)
+		}
+	})
+}

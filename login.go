@@ -214,16 +214,12 @@ func (c *Connector) waitUntilLocked(v *version, now time.Time) time.Time {
 // unusableLocked makes the error for a login that has found no usable version.
 // cause, if any, is what ended its wait.
 func (c *Connector) unusableLocked(v *version, start, now time.Time, cause error) error {
-	source := ""
-	if s, ok := c.cfg.Source.(fmt.Stringer); ok {
-		source = s.String()
-	}
 	switch {
 	case v.gate.refusals > 0:
 		e := &RefusedError{
 			Username: v.cred.Username,
 			Version:  v.label(),
-			Source:   source,
+			Source:   c.sourceName,
 			Age:      now.Sub(v.seen),
 			Refused:  now.Sub(v.gate.refusedAt),
 			Waited:   now.Sub(start),
@@ -246,7 +242,7 @@ func (c *Connector) unusableLocked(v *version, start, now time.Time, cause error
 			cause = c.source.err
 		}
 		return &ExpiredError{
-			Username: v.cred.Username, Version: v.label(), Source: source,
+			Username: v.cred.Username, Version: v.label(), Source: c.sourceName,
 			Ended: v.deadline(), Waited: now.Sub(start), err: cause,
 		}
 	}

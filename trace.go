@@ -204,7 +204,7 @@ func (c *Connector) Healthy() error {
 	switch end := v.deadline(); {
 	case v.ended(now):
 		say("credential %s ended %v ago and no successor has come", v.label(), ago(end))
-	case c.endsSoon(v, now):
+	case !end.IsZero() && past(c.alarm(v), now):
 		say("credential %s ends in %v and no successor has come", v.label(), -ago(end))
 	}
 	for i, v := range c.versions[1:] {
@@ -234,13 +234,10 @@ func (c *Connector) fallbackLocked(now time.Time) string {
 	return "no new connection can be made"
 }
 
-// endsSoon reports whether a current version ends so soon that its successor
-// should have come: in the last quarter of its lease, or so late that a connection
-// handed out now might not come back in time.
-func (c *Connector) endsSoon(v *version, now time.Time) bool {
+// alarm returns from when on the successor of a current version that ends is overdue: in
+// the last quarter of its lease, or so late that a connection handed out then might not
+// come back in time.
+func (c *Connector) alarm(v *version) time.Time {
 	end := v.deadline()
-	if end.IsZero() {
-		return false
-	}
-	return end.Sub(now) < max(c.cfg.Window.checkout(), end.Sub(v.renewed)/4)
+	return end.Add(-max(c.cfg.Window.checkout(), end.Sub(v.renewed)/4))
 }

@@ -17,6 +17,7 @@ type version struct {
 	// Guarded by Connector.mu.
 	notAfter   time.Time // as last rendered: a lease may be renewed
 	renewed    time.Time // when that was read first
+	warned     bool      // it has been said that it ends soon
 	superseded time.Time // when its successor was read; zero for the current one
 	end        time.Time // end of its overlap; zero: none known
 	dead       bool      // superseded, and refused by the server inside its overlap
