@@ -402,9 +402,10 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 	if k.login || c.closed || len(c.dbs) == 0 || len(c.versions) == 0 {
 		return time.Time{} // the end of the login wakes the keeper
 	}
+	crowded := len(c.standbys) > 0 && len(c.sessions) > k.peak // until one makes room
 	current := c.versions[0]
 	deserted := current.gate.deserted() && c.waiting > 0 && !current.ended(now)
-	if ready := !now.Before(k.retryAt); ready && (deserted || c.unprovenLocked(now)) {
+	if ready := !crowded && !now.Before(k.retryAt); ready && (deserted || c.unprovenLocked(now)) {
 		ok, wait := current.gate.admit(now)
 		if ok {
 			c.loginInBackgroundLocked(current, true)
@@ -417,6 +418,8 @@ func (c *Connector) startLoginLocked(standby bool, now time.Time) (wake time.Tim
 			wake = earliest(wake, k.checkAt) // not yet
 		} else if now.Before(k.checkAt) {
 			return earliest(wake, k.checkAt)
+		} else if crowded {
+			wake = earliest(wake, now.Add(checkPause))
 		} else if ok, wait := old.gate.admit(now); ok {
 			k.checkAt, k.checkWait = now.Add(k.checkWait), min(2*k.checkWait, checkMax)
 			c.loginInBackgroundLocked(old, false)

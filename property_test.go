@@ -19,7 +19,7 @@ import (
 // is retired before a successor has proven itself, and there is never more than one
 // session above those that the pool has or may have.
 func TestRandomSchedulesKeepTheWindow(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(100) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { randomSchedule(t, seed) })
 		})
@@ -32,6 +32,7 @@ type schedule struct {
 	random *rand.Rand
 	size   int
 	window Window
+	lease  time.Duration // of each credential, renewed at half time; zero: none is known
 
 	mu         sync.Mutex
 	published  []string // user names, in that order
@@ -45,19 +46,34 @@ func randomSchedule(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	s := &schedule{
 		random: random, size: 1 + random.IntN(20), superseded: map[string]time.Time{}, revoked: map[string]time.Time{},
-		window:    Window{Overlap: 2 * time.Minute, Lag: 5 * time.Second, Checkout: 20 * time.Second},
+		window: oneOf(random,
+			Window{Overlap: 2 * time.Minute, Lag: 5 * time.Second, Checkout: 20 * time.Second},
+			Window{Overlap: 40 * time.Second, Lag: 2 * time.Second, Checkout: 15 * time.Second},
+			Window{Overlap: 10 * time.Minute}),
+		lease:     oneOf(random, 0, 0, 20*time.Minute),
 		published: []string{"v1"},
 	}
 	s.rig = newRig(t, func(cfg *Config) {
 		cfg.Window = s.window
+		cfg.Drain = oneOf(random, 0, -1, 30*time.Second)
+		cfg.Probe = oneOf(random, "", "0s")
 		cfg.Trace = &Trace{Closed: s.closed}
+		src := cfg.Source.(*fakeSource)
+		src.set(s.credential("v1", "p1"), nil)
+		if random.IntN(3) == 0 {
+			cfg.Source = mute(src)
+		}
 	})
+	s.server.latency = oneOf(random, 5*time.Millisecond, 300*time.Millisecond, 1100*time.Millisecond)
 	s.server.opened = s.countSessions
 	s.db.SetMaxOpenConns(s.size)
 	s.db.SetMaxIdleConns(random.IntN(s.size + 1))
 
 	ctx, stop := context.WithCancel(t.Context())
 	var workers sync.WaitGroup
+	if s.lease > 0 {
+		workers.Go(func() { s.renew(ctx) })
+	}
 	for worker := range 1 + random.IntN(2*s.size) {
 		random := rand.New(rand.NewPCG(seed, uint64(worker+1)))
 		longest := 1 + random.Int64N(int64(10*time.Second))
@@ -138,6 +154,32 @@ func (s *schedule) excused(from time.Time) bool {
 	return slices.ContainsFunc(s.down, func(d span) bool { return from.Before(d.to) && !time.Now().Before(d.from) })
 }
 
+// oneOf returns one of values.
+func oneOf[T any](random *rand.Rand, values ...T) T { return values[random.IntN(len(values))] }
+
+func (s *schedule) credential(user, password string) Credential {
+	cred := Credential{Username: user, Password: NewSecret(password)}
+	if s.lease > 0 {
+		cred.NotAfter = time.Now().Add(s.lease)
+	}
+	return cred
+}
+
+// renew moves the end of the latest credential on, now and then.
+func (s *schedule) renew(ctx context.Context) {
+	for {
+		select {
+		case <-time.After(s.lease / 2):
+			s.mu.Lock()
+			cred, err := s.source.Credential(ctx)
+			s.source.set(s.credential(cred.Username, cred.Password.Reveal()), err)
+			s.mu.Unlock()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // publish makes a login the latest, and has the one before dropped when its overlap is
 // over, unless it has come back.
 func (s *schedule) publish(user, password string) {
@@ -146,8 +188,8 @@ func (s *schedule) publish(user, password string) {
 	s.published = append(s.published, user)
 	delete(s.superseded, user)
 	s.superseded[old] = now
+	s.source.set(s.credential(user, password), nil)
 	s.mu.Unlock()
-	s.source.publish(user, password)
 	time.AfterFunc(s.window.Overlap, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -195,10 +237,10 @@ func (s *schedule) rotateAndBack() {
 // middle.
 func (s *schedule) failSource() {
 	s.source.fail(errors.New("unreadable"))
-	time.Sleep(s.upTo(s.window.Lag / 2))
+	time.Sleep(s.upTo(s.window.lag() / 2))
 	s.next()
 	s.source.fail(errors.New("unreadable"))
-	time.Sleep(s.upTo(s.window.Lag))
+	time.Sleep(s.upTo(s.window.lag()))
 	s.source.fail(nil)
 }
 

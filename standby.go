@@ -86,7 +86,7 @@ func (c *Connector) expireStandbysLocked(limit int, now time.Time) (wake time.Ti
 	case full && old != nil && old.gate.wait(now) <= 0 && !now.Before(k.checkAt) && c.waiting == 0:
 		room-- // for the login that asks after an old role
 		k.checkAt = now.Add(checkPause)
-	default:
+	case !k.login: // or else it is that login which is the one too many
 		room = max(1, room)
 	}
 	busy := !k.drain.from.IsZero() || k.held
