@@ -480,7 +480,7 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	c.keeper.login = true
 	current := c.currentLocked()
 	c.wg.Go(func() {
-		if keep && c.superseded(current) {
+		if keep && c.sourceMovedOn(current) {
 			c.mu.Lock()
 			c.keeper.login = false
 			v.gate.withdrawn()
@@ -509,9 +509,9 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	})
 }
 
-// superseded reads the source, as is done for each login, and reports whether v is no
+// sourceMovedOn reads the source, as is done for each login, and reports whether v is no
 // longer the latest version.
-func (c *Connector) superseded(v *version) bool {
+func (c *Connector) sourceMovedOn(v *version) bool {
 	ctx, cancel := c.loginContext(c.ctx)
 	defer cancel()
 	// What comes of it is noted where it belongs.
