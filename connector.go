@@ -405,6 +405,7 @@ func (c *Connector) rotateLocked(cred Credential, now time.Time) (v *version, ov
 	if len(c.versions) > 0 {
 		last := c.versions[0]
 		last.superseded, last.end = now, c.cfg.Window.end(now)
+		last.dead = last.gate.refusals > 0 && last.cred.Username != cred.Username
 		c.counts.rotations++
 	}
 	c.versions = slices.Insert(c.versions, 0, v)

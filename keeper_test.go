@@ -965,6 +965,40 @@ func TestEachOldRoleIsAskedAfter(t *testing.T) {
 	})
 }
 
+// A role that a login has found dead while it was still the current one is left at once
+// when its successor comes.
+func TestRoleThatDiedBeforeItsSuccessorCameIsLeftAtOnce(t *testing.T) {
+	for _, pool := range []int{5, 20} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, func(cfg *Config) { cfg.Bridge = -1 })
+			r.fill(pool)
+			time.Sleep(time.Minute)
+			r.server.set(func(s *fakeServer) { delete(s.roles, "v1") })
+			conns := make([]*sql.Conn, pool)
+			for i := range conns {
+				conn, err := r.db.Conn(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				conns[i] = conn
+			}
+			if _, err := r.db.Conn(t.Context()); err == nil {
+				t.Fatal("a dead role was let in")
+			}
+			for _, conn := range conns {
+				_ = conn.Close()
+			}
+			time.Sleep(5 * time.Second)
+			r.rotate("v2")
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if n := r.server.open("v1"); n > 0 {
+				t.Errorf("%d of %d sessions of the dead role a second after the next one came", n, pool)
+			}
+		})
+	}
+}
+
 // mute hides that a fakeSource is a Notifier.
 func mute(src Source) Source { return SourceFunc(src.Credential) }
 

@@ -20,7 +20,7 @@ type version struct {
 	warned     bool      // it has been said that it ends soon
 	superseded time.Time // when its successor was read; zero for the current one
 	end        time.Time // end of its overlap; zero: none known
-	dead       bool      // superseded, and refused by the server inside its overlap
+	dead       bool      // superseded by another user, and refused by the server
 	gate       gate
 	open       int // sessions logged in
 }
