@@ -76,6 +76,13 @@ func (s *fakeServer) open(user string) int {
 	return n
 }
 
+// most returns how many sessions there were at once.
+func (s *fakeServer) most() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peak
+}
+
 // attempts returns how many logins of user were attempted, and how many succeeded.
 func (s *fakeServer) attempts(user string) (all, ok int) {
 	s.mu.Lock()

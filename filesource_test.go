@@ -646,8 +646,8 @@ func TestNewFileSourceSaysWhatIsWrong(t *testing.T) {
 		{"", FileOptions{}, "the path is empty", nil},
 		{filepath.Join(dir, "missing"), FileOptions{}, "no such file", fs.ErrNotExist},
 		{filepath.Join(dir, "missing"), FileOptions{WaitFor: 50 * time.Millisecond}, "no such file", fs.ErrNotExist},
-		{put("empty", ""), FileOptions{Settle: 50 * time.Millisecond}, "empty", nil},
-		{put("torn", loginJSON(1)[:10]), FileOptions{Settle: 50 * time.Millisecond}, "torn", nil},
+		{put("empty", ""), FileOptions{Settle: 500 * time.Millisecond}, "empty", nil},
+		{put("torn", loginJSON(1)[:10]), FileOptions{Settle: 500 * time.Millisecond}, "torn", nil},
 		{put("poll", loginJSON(1)), FileOptions{Poll: -1}, "Poll is -1ns", nil},
 		{put("panic", loginJSON(1)), FileOptions{Settle: -1, Decode: func([]byte) (Credential, error) { panic("p1") }}, "panicked", nil},
 	} {

@@ -446,7 +446,7 @@ func TestPreferLeavesNoSocketBehind(t *testing.T) {
 	eventuallyOpen := func(d *dialCount, want int) {
 		t.Helper()
 		for start := time.Now(); d.open() != want; {
-			if time.Since(start) > 2*time.Second {
+			if time.Since(start) > 5*time.Second {
 				t.Fatalf("%d sockets are open, want %d", d.open(), want)
 			}
 			time.Sleep(time.Millisecond)

@@ -136,6 +136,11 @@ func rolesOfAnyName(t *testing.T, s *Server) {
 		}
 		wantSessions(t, s, role.name, 1)
 		must(t, db.Close())
+		eventually(t, "the session is gone", func() bool {
+			n, err := s.Sessions(t.Context(), role.name)
+			must(t, err)
+			return n == 0
+		})
 		must(t, s.RevokeRole(t.Context(), role.name))
 	}
 	for _, role := range []struct{ name, password string }{{"nul\x00", "x"}, {"x", "nul\x00"}} {
