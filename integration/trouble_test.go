@@ -38,7 +38,7 @@ func TestAgentRestartsAndVaultIsSealed(t *testing.T) {
 	agent.kill()
 	a.more(500)
 	agent.start()
-	rotated("a login for the new agent", 10*time.Second)
+	rotated("a login for the new agent", 15*time.Second)
 	d.v.seal()
 	a.more(500)
 	time.Sleep(2 * time.Second)
@@ -79,7 +79,7 @@ func TestLeaseEndsWhileVaultIsAway(t *testing.T) {
 	}
 	agent.start()
 	n := a.c.Stats().Rotations
-	eventually(t, 10*time.Second, "a login for the new agent", func() bool { return a.c.Stats().Rotations > n })
+	eventually(t, 20*time.Second, "a login for the new agent", func() bool { return a.c.Stats().Rotations > n })
 	file := time.Now()
 	a.whole(10 * time.Second)
 	failures := a.ledger.Failures()
@@ -107,8 +107,8 @@ func TestVaultHangsWhileALeaseEnds(t *testing.T) {
 	eventually(t, 10*time.Second, "Healthy says so", func() bool { return a.c.Healthy() != nil })
 	time.Sleep(10 * time.Second)
 	t.Logf("%v after the first refusal %d operations have failed, and Healthy says: %v", time.Since(refused).Round(time.Second), len(a.ledger.Failures()), a.c.Healthy())
-	d.v.signal(syscall.SIGCONT)
 	n := a.c.Stats().Rotations
+	d.v.signal(syscall.SIGCONT)
 	took := eventually(t, 20*time.Second, "a new login", func() bool { return a.c.Stats().Rotations > n })
 	whole := a.whole(10 * time.Second)
 	a.more(500)
@@ -202,7 +202,7 @@ func TestBrokenTemplates(t *testing.T) {
 			agent.render(dynamicTemplate)
 			n := a.c.Stats().Rotations
 			agent.start()
-			eventually(t, 10*time.Second, "the next login", func() bool { return a.c.Stats().Rotations > n })
+			eventually(t, 30*time.Second, "the next login", func() bool { return a.c.Stats().Rotations > n })
 			a.more(500)
 			a.mustNotFail()
 			if err := a.c.Healthy(); err != nil {
