@@ -48,7 +48,7 @@ integration: postgres compiler docker tools ## with a real Vault, which it build
 	$(call each,vault $(PARTS))
 
 unit: ## all tests of all modules, with the race detector, and the examples
-	bin/gotestsum --format standard-quiet -- -race -timeout 20m $(PACKAGES)
+	bin/gotestsum --format standard-quiet -- -race -p 1 -timeout 30m $(PACKAGES)
 
 lint: bin/golangci-lint ## golangci-lint as in .golangci.yml, and staticcheck
 	@for dir in $(MODULES); do \
@@ -71,7 +71,7 @@ fuzz: ## each fuzz test of each package, for FUZZTIME=30s
 define install
 	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	if command -v apt-get >/dev/null; then \
-		$$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(1); \
+		$$sudo apt-get update -q -o Acquire::Retries=3 && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 --no-install-recommends $(1); \
 	else \
 		echo "$(1) is missing, and there is no apt-get to install it with" >&2; \
 	fi
@@ -120,7 +120,7 @@ standalone:
 	GOWORK=off go test -short -run "File|Postgres|Example|Conform" ./...
 
 demo-short:
-	go run ./cmd/sqlrotate demo -duration 10s
+	go run ./cmd/sqlrotate demo -duration 12s -every 3s -overlap 8s
 
 # Its main package, as the module proxy has it. In PATH there may be one already.
 vault:
@@ -139,7 +139,7 @@ integration-vault:
 	cd integration && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race -timeout 30m ./...
 
 integration-kubelet:
-	cd integration/kubelet && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race ./...
+	cd integration/kubelet && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race -timeout 30m ./...
 
 integration-containers:
-	cd integration/containers && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race ./...
+	cd integration/containers && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race -timeout 30m ./...
