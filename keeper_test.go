@@ -698,6 +698,51 @@ func TestIdleSettingsThatChangeDuringADrain(t *testing.T) {
 	}
 }
 
+// A server that takes its time to refuse, and counts refusals; the file tells of the new
+// password half a minute after the server has it.
+func TestServerThatRefusesSlowlySeesAHandfulOfLogins(t *testing.T) {
+	const latency = 2500 * time.Millisecond
+	for name, idle := range map[string]int{"pool": 20, "new connections all the time": -1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, func(cfg *Config) { cfg.Window, cfg.Bridge = InPlace(), time.Minute })
+				r.db.SetMaxOpenConns(20)
+				r.fill(20)
+				r.db.SetMaxIdleConns(idle)
+				stop := r.load(20, "50ms", 10*time.Millisecond)
+				time.Sleep(10 * time.Second)
+				r.server.set(func(s *fakeServer) { s.latency = latency })
+				r.server.grant("v1", "next")
+				if idle > 0 {
+					r.db.SetMaxIdleConns(idle - 1) // one has to log in
+				}
+				time.Sleep(30 * time.Second)
+				r.source.publish("v1", "next")
+				time.Sleep(10 * time.Second)
+				stop()
+				var refused []time.Time
+				r.server.set(func(s *fakeServer) {
+					for _, l := range s.logins {
+						if !l.ok {
+							refused = append(refused, l.at)
+						}
+					}
+				})
+				underWay := 0
+				for _, at := range refused {
+					if !at.After(refused[0].Add(latency)) {
+						underWay++
+					}
+				}
+				if n := len(refused) - underWay; n < 1 || n > 5 || underWay > 22 {
+					t.Errorf("%d logins refused, and %d when nobody knew yet", n, underWay)
+				}
+				t.Logf("%d logins refused, and %d when nobody knew yet", len(refused)-underWay, underWay)
+			})
+		})
+	}
+}
+
 // A standby whose server has vanished without a word holds nobody up for long, be it
 // one that asks for a connection without a deadline.
 func TestStandbyOfAServerThatVanished(t *testing.T) {

@@ -72,6 +72,10 @@ const (
 	// one follows it.
 	patience = time.Second
 
+	// retryPatience is the same while the credential is being refused: a server may
+	// take seconds to say so (PostgreSQL's auth_delay), and counts each login.
+	retryPatience = 10 * time.Second
+
 	// maxAbandoned is how many logins in a row may be given up by their callers
 	// before the keeper makes the next one, with a patience of its own.
 	maxAbandoned = 2
@@ -118,10 +122,14 @@ func (g *gate) wait(now time.Time) time.Duration {
 	if wait := g.next.Sub(now); (g.refusals > 0 || g.deserted()) && wait > 0 {
 		return wait
 	}
-	if g.inflight > 0 {
-		return max(0, patience-now.Sub(g.admitted))
+	switch since := now.Sub(g.admitted); {
+	case g.inflight == 0:
+		return 0
+	case g.refusals > 0:
+		return max(0, retryPatience-since)
+	default:
+		return max(0, patience-since)
 	}
-	return 0
 }
 
 // succeeded is for a login that began at began. One that the server accepted just

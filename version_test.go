@@ -92,7 +92,7 @@ func TestGate(t *testing.T) {
 			{3, "admit", false, retryMin - 1},
 			{retryMin + 2, "succeeded", false, 1}, // nor when it is slow
 			{retryMin + 2, "admit", true, 0},
-			{retryMin + 2, "admit", false, patience},
+			{retryMin + 2, "admit", false, retryPatience},
 			{retryMin + 3, "succeeded", false, retryMin + 2},
 			{retryMin + 3, "admit", true, 0},
 			{retryMin + 3, "admit", true, 0},
