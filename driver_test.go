@@ -270,7 +270,7 @@ func TestAMinuteOfRotationsFailsNoQuery(t *testing.T) {
 			time.Sleep(4 * time.Second) // the overlap
 			s.revoke(old)
 		})
-		s.eventually(2*time.Second, "the rotation is seen", func() bool { return int(s.c.Stats().Rotations) == rotations+1 })
+		s.eventually(10*time.Second, "the rotation is seen", func() bool { return int(s.c.Stats().Rotations) == rotations+1 })
 	}
 	revocations.Wait()
 	l.mustNotFail()
