@@ -122,14 +122,14 @@ func (g *gate) wait(now time.Time) time.Duration {
 	if wait := g.next.Sub(now); (g.refusals > 0 || g.deserted()) && wait > 0 {
 		return wait
 	}
-	switch since := now.Sub(g.admitted); {
-	case g.inflight == 0:
+	if g.inflight == 0 {
 		return 0
-	case g.refusals > 0:
-		return max(0, retryPatience-since)
-	default:
-		return max(0, patience-since)
 	}
+	limit := patience
+	if g.refusals > 0 {
+		limit = retryPatience
+	}
+	return max(0, limit-now.Sub(g.admitted))
 }
 
 // succeeded is for a login that began at began. One that the server accepted just
