@@ -24,6 +24,7 @@ type fakeServer struct {
 	roles    map[string]string // user name -> password
 	broken   map[string]bool   // roles that can log in but run no query
 	latency  time.Duration     // of a login
+	closing  time.Duration     // of a session that the driver closes
 	down     error             // what every login fails with
 	sessions map[*fakeConn]bool
 	peak     int
@@ -179,6 +180,10 @@ type fakeConn struct {
 func (c *fakeConn) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrUnsupported }
 func (c *fakeConn) Begin() (driver.Tx, error)           { return fakeTx{}, nil }
 func (c *fakeConn) Close() error {
+	c.server.mu.Lock()
+	closing := c.server.closing
+	c.server.mu.Unlock()
+	time.Sleep(closing)
 	c.server.set(func(s *fakeServer) { delete(s.sessions, c) })
 	return c.nc.Close()
 }

@@ -148,7 +148,10 @@ func (c *Connector) step(now time.Time) time.Duration {
 	}
 	c.keeper.held = hold
 	dbs := c.dbs
-	wakeLogin := c.startLoginLocked(d.standby, now)
+	var wakeLogin time.Time
+	if len(stale) == 0 { // or else when they are closed
+		wakeLogin = c.startLoginLocked(d.standby, now)
+	}
 	wakeRead := c.readDueLocked()
 	ending, wakeAlarm := c.endingLocked(now)
 	c.mu.Unlock()
@@ -166,6 +169,9 @@ func (c *Connector) step(now time.Time) time.Duration {
 	}
 	for _, s := range stale {
 		c.discard(s)
+	}
+	if len(stale) > 0 {
+		c.poke()
 	}
 	if ending != nil {
 		c.log.Warn("sqlrotate: the credential ends soon and no successor has come", "version", ending.label(), "user", ending.cred.Username, "end", ending.deadline())
@@ -489,6 +495,9 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 			return
 		}
 		s, err := c.open(c.ctx, v, keep)
+		if err == nil && !s.standby {
+			c.discard(s) // before another login begins
+		}
 		var refused *refusal
 		c.mu.Lock()
 		c.keeper.login = false
@@ -500,11 +509,7 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 			c.keeper.failures++
 			c.keeper.retryAt = time.Now().Add(backoff(c.keeper.failures, retryMin, retryMax))
 		}
-		unwanted := err == nil && !s.standby
 		c.mu.Unlock()
-		if unwanted {
-			c.discard(s)
-		}
 		c.poke()
 	})
 }

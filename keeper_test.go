@@ -981,6 +981,26 @@ func TestProofMakesRoom(t *testing.T) {
 	})
 }
 
+// A session that makes room has gone before the next login begins, although to close it
+// takes a while.
+func TestRoomIsMadeBeforeItIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.Drain = time.Second })
+		r.server.closing = 20 * time.Millisecond
+		r.db.SetMaxOpenConns(3)
+		r.fill(3)
+		for i := range 20 {
+			stop := r.load(3, fmt.Sprintf("%dms", 50+i), time.Duration(i)*time.Millisecond)
+			r.rotate(fmt.Sprint("r", i))
+			time.Sleep(10 * time.Second)
+			stop()
+		}
+		if n := r.server.most(); n > 4 {
+			t.Errorf("%d sessions with a pool of 3", n)
+		}
+	})
+}
+
 // Of two old roles with connections that are in use the server drops the older one.
 func TestEachOldRoleIsAskedAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
