@@ -329,9 +329,8 @@ func TestAnOldRoleThatDiesEarlyIsLeftAtOnce(t *testing.T) {
 	t.Logf("no session of the dead role after %v, %d of %d operations failed", took, l.failed(), l.Done())
 }
 
-// Scenario 10: the current role dies, and its successor comes five seconds later. The
-// service is to be whole a second after that; a busy machine gets three.
-func TestServiceIsWholeWithTheNextFile(t *testing.T) {
+// Scenario 10: the current role dies, and its successor comes five seconds later.
+func TestServiceIsWholeWithinASecondOfTheNextFile(t *testing.T) {
 	s := newService(t, pgtest.New(t, pgtest.Options{}), nil)
 	l := s.startLoad(20, 5*time.Millisecond, 20*time.Second)
 	l.more(200)
@@ -341,7 +340,7 @@ func TestServiceIsWholeWithTheNextFile(t *testing.T) {
 	time.Sleep(5 * time.Second) // the agent is renewing its token
 	old := s.rotate()
 	took := s.eventually(10*time.Second, "no session of the dead role", func() bool { return s.sessions(old) == 0 })
-	if took > 3*time.Second {
+	if took > time.Second {
 		t.Errorf("whole again %v after the file", took)
 	}
 	l.more(100)
@@ -566,12 +565,11 @@ func TestRetirementsOfASaturatedPoolAreSpreadOut(t *testing.T) {
 	}
 	s.revoke(old)
 	l.mustNotFail()
-	told := func() int {
+	s.eventually(5*time.Second, "20 connections retired", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return len(retired)
-	}
-	s.eventually(5*time.Second, "20 connections retired", func() bool { return told() >= 20 })
+		return len(retired) >= 20
+	})
 	mu.Lock()
 	defer mu.Unlock()
 	if len(retired) != 20 {
@@ -586,6 +584,9 @@ func TestRetirementsOfASaturatedPoolAreSpreadOut(t *testing.T) {
 			}
 		}
 		crowd = max(crowd, n)
+	}
+	if crowd > 10 {
+		t.Errorf("%d of 20 connections retired within 100 ms of a drain of 4 s", crowd)
 	}
 	if took := retired[19].Sub(retired[0]); took < time.Second {
 		t.Errorf("20 connections retired within %v of a drain of 4 s", took)
