@@ -7,9 +7,10 @@ PACKAGES = $(addsuffix /...,$(MODULES))
 # Whoever adds a dependency to the root module has it reviewed, and adds it here.
 DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify github.com/lib/pq
 
-# What `make test` does, in this order, and after it `make integration`.
-STEPS = tools format vet lint modules standalone demo-short unit
-PARTS = integration-lint integration-vault integration-kubelet integration-containers
+# What each of these does, in this order.
+LINT_STEPS        = format vet golangci modules standalone
+SOAK_STEPS        = soak-tests fuzz
+INTEGRATION_STEPS = demo-short vault integration-lint integration-vault integration-kubelet integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
 INTEGRATION = integration integration/kubelet integration/containers
@@ -19,9 +20,13 @@ VAULT = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sqlrotate/vault-$(VAULT_VERSION)
 
 BENCH     = .
 BENCHTIME = 1s
-FUZZTIME  = 30s
+SOAK      = 2m
 
-.PHONY: help demo test integration bench fuzz postgres compiler docker vault $(STEPS) $(PARTS)
+# What runs tests. In CI one that failed for the machine's sake is run once more, and
+# REPORT is a file for their names.
+RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT)) -race -p=1
+
+.PHONY: help demo test lint soak integration bench postgres compiler docker tools $(LINT_STEPS) $(SOAK_STEPS) $(INTEGRATION_STEPS)
 .DEFAULT_GOAL = help
 
 help: ## list these targets
@@ -41,30 +46,31 @@ define each
 	echo "== all: $$(($$(date +%s) - total)) s"
 endef
 
-test: postgres compiler ## all but integration, with the time that each part took
-	$(call each,$(STEPS))
+test: postgres compiler bin/retest ## every promise once, with the race detector
+	$(RETEST) -timeout=30m $(PACKAGES)
 
-integration: postgres compiler docker tools ## with a real Vault, which it builds once in 15 min, containers, and the kubelet's writer
-	$(call each,vault $(PARTS))
+lint: compiler tools ## formats, linters, the modules' files, and the root module by itself
+	$(call each,$(LINT_STEPS))
 
-unit: ## all tests of all modules, with the race detector, and the examples
-	bin/gotestsum --format standard-quiet -- -race -p 1 -timeout 30m $(PACKAGES)
+soak: postgres compiler bin/retest ## each test named TestSoak... for SOAK=2m, and all fuzz tests for as long together
+	$(call each,$(SOAK_STEPS))
 
-lint: bin/golangci-lint ## golangci-lint as in .golangci.yml, and staticcheck
-	@for dir in $(MODULES); do \
-		echo "golangci-lint and staticcheck in $$dir"; \
-		(cd $$dir && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./... && $(CURDIR)/bin/staticcheck ./...) || exit 1; \
+integration: postgres compiler docker tools bin/retest ## with a real Vault, which it builds once in 15 min, containers, and the kubelet's writer
+	$(call each,$(INTEGRATION_STEPS))
+
+soak-tests:
+	SQLROTATE_SOAK=$(SOAK) $(RETEST) -timeout=0 -run=^TestSoak .
+
+# In turn, for SOAK altogether.
+fuzz:
+	@targets=$$(for package in $$(go list $(PACKAGES)); do go test -list '^Fuzz' $$package | sed -n "s|^Fuzz.*|$$package &|p"; done); \
+	each=$$(($$(echo '$(SOAK)' | sed 's/h/*3600+/; s/m/*60+/; s/s/+/; s/$$/0/') / $$(echo "$$targets" | wc -l))); \
+	echo "$$targets" | while read -r package target; do \
+		echo "$$target in $$package"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $${each}s $$package || exit 1; \
 	done
 
 bench: postgres ## the benchmarks; BENCH=Connect BENCHTIME=5s choose among them
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem $(PACKAGES)
-
-fuzz: ## each fuzz test of each package, for FUZZTIME=30s
-	@for package in $$(go list $(PACKAGES)); do \
-		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
-		done; \
-	done
 
 # $(call install,PACKAGE) installs a package if there is an apt-get. As root there
 # may be no sudo, and otherwise there must be.
@@ -95,11 +101,21 @@ tools: bin/golangci-lint
 
 # Its own module, built outside the workspace: nobody's dependencies meet a linter's.
 bin/golangci-lint: internal/tools/go.mod internal/tools/go.sum
-	GOWORK=off go build -C internal/tools -o $(CURDIR)/bin/ tool
+	GOWORK=off go build -v -C internal/tools -o $(CURDIR)/bin/ tool
 	@touch $@
+
+# With the race detector because the tests are: nothing is compiled twice.
+bin/retest: $(wildcard internal/retest/*.go)
+	go build -race -o $@ ./internal/retest
 
 format:
 	@bad=$$(bin/gofumpt -l .); if [ -n "$$bad" ]; then echo "gofumpt would change:"; echo "$$bad"; exit 1; fi
+
+golangci: # as in .golangci.yml, and staticcheck
+	@for dir in $(MODULES); do \
+		echo "golangci-lint and staticcheck in $$dir"; \
+		(cd $$dir && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./... && $(CURDIR)/bin/staticcheck ./...) || exit 1; \
+	done
 
 vet:
 	go vet $(PACKAGES)
@@ -126,7 +142,7 @@ demo-short:
 vault:
 	@if ! command -v vault && [ ! -x "$(VAULT)" ]; then \
 		mkdir -p "$(dir $(VAULT))"; \
-		GOWORK=off go build -C integration/vaultbin -ldflags '-s -w' -o "$(VAULT).new" github.com/hashicorp/vault && mv "$(VAULT).new" "$(VAULT)"; \
+		GOWORK=off go build -v -C integration/vaultbin -ldflags '-s -w' -o "$(VAULT).new" github.com/hashicorp/vault && mv "$(VAULT).new" "$(VAULT)"; \
 	fi
 
 integration-lint:
@@ -136,10 +152,10 @@ integration-lint:
 	done
 
 integration-vault:
-	cd integration && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race -timeout 30m ./...
+	cd integration && GOWORK=off $(RETEST) -timeout=30m ./...
 
 integration-kubelet:
-	cd integration/kubelet && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race -timeout 30m ./...
+	cd integration/kubelet && GOWORK=off $(RETEST) -timeout=30m ./...
 
 integration-containers:
-	cd integration/containers && GOWORK=off $(CURDIR)/bin/gotestsum --format standard-verbose -- -race -timeout 30m ./...
+	cd integration/containers && GOWORK=off $(RETEST) -timeout=30m ./...
