@@ -1,8 +1,11 @@
 # Each target does its own set-up on Debian and Ubuntu; Go and make must be there.
 
-# The directories of the modules in go.work, and all their packages.
+# The directories of the modules in go.work, and all their packages: the one whose
+# tests take longest is built while others are tested, and then has the machine.
 MODULES  = $(shell go list -m -f '{{.Dir}}')
-PACKAGES = $(addsuffix /...,$(MODULES))
+ALL      = $(shell go list $(addsuffix /...,$(MODULES)))
+ROOT     = github.com/sqlrotate/sqlrotate
+PACKAGES = $(filter-out $(ROOT),$(ALL)) $(ROOT)
 
 # Whoever adds a dependency to the root module has it reviewed, and adds it here.
 DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify github.com/lib/pq
@@ -24,7 +27,7 @@ SOAK      = 2m
 
 # What runs tests. In CI one that failed for the machine's sake is run once more, and
 # REPORT is a file for their names.
-RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT)) -race -p=1
+RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT)) -race -count=1
 
 .PHONY: help demo test lint soak integration bench postgres compiler docker tools $(LINT_STEPS) $(SOAK_STEPS) $(INTEGRATION_STEPS)
 .DEFAULT_GOAL = help
@@ -47,7 +50,7 @@ define each
 endef
 
 test: postgres compiler bin/retest ## every promise once, with the race detector
-	$(RETEST) -timeout=30m $(PACKAGES)
+	$(RETEST) -p=2 -timeout=30m $(PACKAGES)
 
 lint: compiler tools ## formats, linters, the modules' files, and the root module by itself
 	$(call each,$(LINT_STEPS))

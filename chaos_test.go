@@ -1,6 +1,5 @@
 // Chaos: whatever happens to a credential file, at random, the last good credential is
-// in use, and the newest one soon after the file is good again. SQLROTATE_CHAOS=60s
-// makes the tests longer.
+// in use, and the newest one soon after the file is good again.
 
 package sqlrotate
 
@@ -17,16 +16,6 @@ import (
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
-
-func chaosLength(t *testing.T) time.Duration {
-	t.Helper()
-	if v := os.Getenv("SQLROTATE_CHAOS"); v != "" {
-		return duration(t, v)
-	} else if testing.Short() {
-		return time.Second
-	}
-	return 5 * time.Second
-}
 
 // vandal spoils a file and the directory that it is in.
 type vandal struct {
@@ -96,7 +85,7 @@ func (v *vandal) spoil() {
 	}
 }
 
-func TestFileSourceSurvivesChaos(t *testing.T) {
+func TestSoakFileSourceSurvivesChaos(t *testing.T) {
 	v := newVandal(t, filepath.Join(t.TempDir(), "secret"))
 	n := 1
 	if err := replace(v.path, padded(n)); err != nil {
@@ -108,7 +97,7 @@ func TestFileSourceSurvivesChaos(t *testing.T) {
 	}
 	defer s.Close()
 
-	ctx, cancel := context.WithTimeout(t.Context(), chaosLength(t))
+	ctx, cancel := context.WithTimeout(t.Context(), soakFor(t, 5*time.Second))
 	defer cancel()
 	var readers sync.WaitGroup
 	for range 4 {
@@ -157,7 +146,7 @@ func TestFileSourceSurvivesChaos(t *testing.T) {
 // The same under an application at work, whose role is rotated meanwhile, and the role
 // before dropped. Of every two credentials one is left alone until it is read, which
 // takes less than the lag.
-func TestApplicationSurvivesChaos(t *testing.T) {
+func TestSoakApplicationSurvivesChaos(t *testing.T) {
 	const overlap, lag, poll = 12 * time.Second, 6 * time.Second, 200 * time.Millisecond
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
 		cfg.Window = Window{Overlap: overlap, Lag: lag, Checkout: time.Second}
@@ -176,7 +165,7 @@ func TestApplicationSurvivesChaos(t *testing.T) {
 	}
 	inUse := func() bool { return s.c.Stats().Versions[0].Username == s.role }
 	rotations, slowest := 0, time.Duration(0)
-	for end := time.Now().Add(chaosLength(t)); time.Now().Before(end); rotations++ {
+	for end := time.Now().Add(soakFor(t, 5*time.Second)); time.Now().Before(end); rotations++ {
 		publish()
 		if rotations%2 == 0 {
 			slowest = max(slowest, s.eventually(lag/2, "a login that is left alone is read", inUse))

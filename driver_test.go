@@ -248,16 +248,13 @@ func (l *load) mustNotFail() {
 }
 
 // Twenty connections, twenty workers, a rotation every two seconds with an overlap
-// of four, for a minute.
-func TestAMinuteOfRotationsFailsNoQuery(t *testing.T) {
+// of four.
+func TestSoakRotationsFailNoQuery(t *testing.T) {
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
 		cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
 	})
 	l := s.startLoad(20, time.Millisecond, 30*time.Second)
-	duration := time.Minute
-	if testing.Short() {
-		duration = 10 * time.Second
-	}
+	duration := soakFor(t, 12*time.Second)
 	var revocations sync.WaitGroup
 	t.Cleanup(revocations.Wait)
 	tick := time.NewTicker(2 * time.Second)

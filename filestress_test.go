@@ -152,25 +152,36 @@ func waysOfWriting() []wayOfWriting {
 	}
 }
 
-// Ten thousand rewrites in each way, readers flat out: every credential that is
-// served is one that was written, none is older than one served before, and when
-// the writer pauses its latest is served.
-func TestFileSourceIsNeverTorn(t *testing.T) {
-	rewrites, pauseEach := 10_000, 5_000
-	if testing.Short() {
-		rewrites, pauseEach = 1_000, 500
+// Hundreds of rewrites in each way, or ten thousand again and again, readers flat out:
+// every credential that is served is one that was written, none is older than one
+// served before, and when the writer pauses its latest is served.
+func TestSoakFileSourceIsNeverTorn(t *testing.T) {
+	ways := waysOfWriting()
+	rewrites, length := 800, soakFor(t, 0)/time.Duration(len(ways))
+	if length > 0 {
+		rewrites = 10_000
 	}
-	for _, way := range waysOfWriting() {
+	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
-			for range 5 {
-				if way.neverTorn(t, rewrites, pauseEach) {
+			for end := time.Now().Add(length); ; {
+				way.mustNeverBeTorn(t, rewrites)
+				if time.Now().After(end) {
 					return
 				}
-				t.Log("void: this machine stopped the writer for longer than the settle time; once more")
 			}
-			t.Fatal("this machine is too busy to tell")
 		})
 	}
+}
+
+func (way wayOfWriting) mustNeverBeTorn(t *testing.T, rewrites int) {
+	t.Helper()
+	for range 5 {
+		if way.neverTorn(t, rewrites, rewrites/2) {
+			return
+		}
+		t.Log("void: this machine stopped the writer for longer than the settle time; once more")
+	}
+	t.Fatal("this machine is too busy to tell")
 }
 
 // neverTorn is not valid if the writer was held up so long within a rewrite that

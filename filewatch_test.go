@@ -114,15 +114,6 @@ func parseFileScript(t *testing.T, text string) *fileScript {
 	return s
 }
 
-func duration(t *testing.T, s string) time.Duration {
-	t.Helper()
-	d, err := time.ParseDuration(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
 // run runs the script in a directory of its own. It is not valid if the writer was
 // held up so long between two steps that what it had written so far was to be
 // believed.

@@ -402,13 +402,24 @@ func TestManyRotationsASecondEndWithTheLast(t *testing.T) {
 }
 
 // Whatever is kept of a rotation goes when its overlap is over.
-func TestTenThousandRotationsLeaveNothingBehind(t *testing.T) {
+func TestSoakRotationsLeaveNothingBehind(t *testing.T) {
+	length := soakFor(t, 0)
+	if length == 0 {
+		manyRotations(t, 2_000)
+	}
+	for end := time.Now().Add(length); time.Now().Before(end) && !t.Failed(); {
+		manyRotations(t, 10_000)
+	}
+}
+
+func manyRotations(t *testing.T, rotations int) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(cfg *Config) {
 			cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
 		})
 		r.fill(3)
-		stop := r.load(3, "10ms", 90*time.Millisecond)
+		stop := r.load(3, "100ms", 900*time.Millisecond)
 		rotate := func(from, to int) {
 			for i := from; i < to; i++ {
 				user := fmt.Sprint("w", i)
@@ -428,9 +439,9 @@ func TestTenThousandRotationsLeaveNothingBehind(t *testing.T) {
 		}
 		rotate(0, 100)
 		before := inUse()
-		rotate(100, 10_000)
-		if grown := int64(inUse() - before); grown > 1<<20 {
-			t.Errorf("%d bytes more are in use after 9,900 rotations", grown)
+		rotate(100, rotations)
+		if grown := int64(inUse() - before); grown > 100*int64(rotations) {
+			t.Errorf("%d bytes more are in use after %d rotations", grown, rotations-100)
 		}
 		stop()
 		r.c.mu.Lock()
@@ -439,7 +450,7 @@ func TestTenThousandRotationsLeaveNothingBehind(t *testing.T) {
 		if versions > 5 || sessions > 5 {
 			t.Errorf("%d versions and %d sessions are remembered", versions, sessions)
 		}
-		if got := r.c.Stats(); got.Rotations != 10_000 || got.Overran > 0 {
+		if got := r.c.Stats(); got.Rotations != uint64(rotations) || got.Overran > 0 {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -653,7 +664,7 @@ func TestShrunkPoolIsNotKeptWhole(t *testing.T) {
 		r.rotate("v2")
 		time.Sleep(3 * time.Second) // in the middle of the drain
 		r.db.SetMaxOpenConns(5)
-		defer r.load(5, "5ms", 3*time.Millisecond)()
+		defer r.load(5, "50ms", 30*time.Millisecond)()
 		for i := range 5 {
 			time.Sleep(30 * time.Second)
 			r.rotate(fmt.Sprintf("w%d", i))
@@ -1145,7 +1156,7 @@ func TestLeaseWithoutASuccessor(t *testing.T) {
 		})
 		r.db.SetMaxOpenConns(20)
 		r.fill(20)
-		stop := r.load(20, "10ms", 10*time.Millisecond)
+		stop := r.load(20, "100ms", 100*time.Millisecond)
 		time.Sleep(time.Until(end) - time.Second)
 		stop()
 		mu.Lock()

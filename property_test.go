@@ -18,11 +18,17 @@ import (
 // session is open when its role is revoked, no login is attempted afterwards, nothing
 // is retired before a successor has proven itself, and there is never more than one
 // session above those that the pool has or may have.
-func TestRandomSchedulesKeepTheWindow(t *testing.T) {
-	for seed := range uint64(100) {
+func TestSoakRandomSchedulesKeepTheWindow(t *testing.T) {
+	run := func(seed uint64) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { randomSchedule(t, seed) })
 		})
+	}
+	for seed := range uint64(30) {
+		run(seed)
+	}
+	for end := time.Now().Add(soakFor(t, 0)); time.Now().Before(end) && !t.Failed(); {
+		run(rand.Uint64())
 	}
 }
 

@@ -14,10 +14,9 @@ import (
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
 
-// TestSoak keeps a bank running while, at random, its login is rotated, the role
-// before is dropped when its overlap ends, backends are terminated, the credential
-// file is deleted or spoilt, and the server is restarted or crashes. It runs for
-// twenty seconds, or for as long as SQLROTATE_SOAK says: SQLROTATE_SOAK=5m.
+// A bank keeps running while, at random, its login is rotated, the role before is
+// dropped when its overlap ends, backends are terminated, the credential file is
+// deleted or spoilt, and the server is restarted or crashes.
 //
 // An operation may fail only if it was under way during a declared outage: while a
 // backend is being terminated or the server is away. What was acknowledged must be
@@ -36,17 +35,8 @@ import (
 //     acknowledged one is there exactly once, which shows that no rotation makes
 //     database/sql run anything twice. Within them it may be there again for each
 //     retry, of which there are two.
-func TestSoak(t *testing.T) {
-	duration := 20 * time.Second
-	if testing.Short() {
-		duration = 5 * time.Second
-	}
-	if v := os.Getenv("SQLROTATE_SOAK"); v != "" {
-		var err error
-		if duration, err = time.ParseDuration(v); err != nil {
-			t.Fatal(err)
-		}
-	}
+func TestSoakBooksBalance(t *testing.T) {
+	duration := soakFor(t, 15*time.Second)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 
@@ -74,6 +64,28 @@ func TestSoak(t *testing.T) {
 	b.audit()
 	t.Logf("%v: %v; %d operations, %d failed in outages of %v in all; statements run twice: %d keyed, %d plain; slowest outside of an outage %v; %+v",
 		duration, b.tally, len(b.done), b.failed, b.outages.total().Round(time.Millisecond), b.again, b.doubled, b.slowest.Round(time.Millisecond), s.c.Stats())
+}
+
+// soakFor returns for how long a test goes on whose name begins with TestSoak: for
+// short, or, in `make soak`, for as long as SQLROTATE_SOAK says.
+func soakFor(t *testing.T, short time.Duration) time.Duration {
+	t.Helper()
+	if !strings.HasPrefix(t.Name(), "TestSoak") {
+		t.Fatal("make soak runs what is called TestSoak...")
+	}
+	if v := os.Getenv("SQLROTATE_SOAK"); v != "" {
+		return duration(t, v)
+	}
+	return short
+}
+
+func duration(t *testing.T, s string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 const soakOverlap = 8 * time.Second
