@@ -27,7 +27,7 @@ SOAK      = 2m
 
 # What runs tests. In CI one that failed for the machine's sake is run once more, and
 # REPORT is a file for their names.
-RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT)) -race -count=1
+RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT)) -- -race -count=1
 
 .PHONY: help demo test lint soak integration bench postgres compiler docker tools $(LINT_STEPS) $(SOAK_STEPS) $(INTEGRATION_STEPS)
 .DEFAULT_GOAL = help
@@ -62,11 +62,11 @@ integration: postgres compiler docker tools bin/retest ## with a real Vault, whi
 	$(call each,$(INTEGRATION_STEPS))
 
 soak-tests:
-	SQLROTATE_SOAK=$(SOAK) $(RETEST) -timeout=0 -run=^TestSoak .
+	SQLROTATE_SOAK=$(SOAK) $(RETEST) -parallel=1 -timeout=0 -run=^TestSoak .
 
 # In turn, for SOAK altogether.
 fuzz:
-	@targets=$$(for package in $$(go list $(PACKAGES)); do go test -list '^Fuzz' $$package | sed -n "s|^Fuzz.*|$$package &|p"; done); \
+	@targets=$$(grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func | |' | sort); \
 	each=$$(($$(echo '$(SOAK)' | sed 's/h/*3600+/; s/m/*60+/; s/s/+/; s/$$/0/') / $$(echo "$$targets" | wc -l))); \
 	echo "$$targets" | while read -r package target; do \
 		echo "$$target in $$package"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $${each}s $$package || exit 1; \

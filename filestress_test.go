@@ -156,6 +156,7 @@ func waysOfWriting() []wayOfWriting {
 // every credential that is served is one that was written, none is older than one
 // served before, and when the writer pauses its latest is served.
 func TestSoakFileSourceIsNeverTorn(t *testing.T) {
+	needsQuiet(t)
 	ways := waysOfWriting()
 	rewrites, length := 800, soakFor(t, 0)/time.Duration(len(ways))
 	if length > 0 {

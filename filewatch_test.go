@@ -21,6 +21,7 @@ import (
 // its README describes the language. Each is run three times: with nothing but
 // events, with nothing but polls, and with nothing but logins that read.
 func TestFileSourceSeesEveryWayOfWriting(t *testing.T) {
+	needsQuiet(t)
 	scripts, err := filepath.Glob("testdata/filewatch/*.txt")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)

@@ -403,6 +403,7 @@ func TestManyRotationsASecondEndWithTheLast(t *testing.T) {
 
 // Whatever is kept of a rotation goes when its overlap is over.
 func TestSoakRotationsLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
 	length := soakFor(t, 0)
 	if length == 0 {
 		manyRotations(t, 2_000)
@@ -780,6 +781,7 @@ func TestStandbyOfAServerThatVanished(t *testing.T) {
 
 // A connection that stays in use beyond its lifetime, such as one with an advisory lock.
 func TestConnectionThatIsHeldForADayCostsNoLogins(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		conn, err := r.db.Conn(t.Context())
@@ -1139,6 +1141,7 @@ func TestStandbyLogsInWithTheLatest(t *testing.T) {
 // time and one by one, those that take their place stay until it, and the log says so
 // once, long before.
 func TestLeaseWithoutASuccessor(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log := &logbook{}
 		end := time.Now().Add(5 * time.Minute)

@@ -19,6 +19,7 @@ import (
 // is retired before a successor has proven itself, and there is never more than one
 // session above those that the pool has or may have.
 func TestSoakRandomSchedulesKeepTheWindow(t *testing.T) {
+	t.Parallel()
 	run := func(seed uint64) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { randomSchedule(t, seed) })

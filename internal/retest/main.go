@@ -2,7 +2,7 @@
 // each test that took a while, and every five seconds what is running. A test that
 // failed for the machine's sake it can run once more:
 //
-//	retest [-again] [-report file] [flag=value ...] package ...
+//	retest [-again] [-report file] -- [flag=value ...] package ...
 //
 // The flags and packages are go test's; a flag is one word. Two kinds of failed tests
 // are run again at the end, alone, with -again:

@@ -1,0 +1,48 @@
+// What tests have to do with the machine that they run on, and with the command
+// internal/retest that runs them.
+
+package sqlrotate
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// soakFor returns for how long a test goes on whose name begins with TestSoak: for
+// short, or, in `make soak`, for as long as SQLROTATE_SOAK says.
+func soakFor(t *testing.T, short time.Duration) time.Duration {
+	t.Helper()
+	if !strings.HasPrefix(t.Name(), "TestSoak") {
+		t.Fatal("make soak runs what is called TestSoak...")
+	}
+	if v := os.Getenv("SQLROTATE_SOAK"); v != "" {
+		return duration(t, v)
+	}
+	return short
+}
+
+func duration(t *testing.T, s string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// needsQuiet marks a test that other work on the machine can make fail, because it
+// measures time: in CI it is then run once more, alone.
+func needsQuiet(t *testing.T) {
+	t.Helper()
+	t.Attr("needs", "quiet")
+}
+
+// grave fails a test for what is no machine's fault: lost books, a leaked secret, the
+// session of a revoked role. It is not run again.
+func grave(tb testing.TB, format string, args ...any) {
+	tb.Helper()
+	tb.Attr("failure", "grave")
+	tb.Errorf(format, args...)
+}
