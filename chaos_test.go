@@ -148,6 +148,7 @@ func TestSoakFileSourceSurvivesChaos(t *testing.T) {
 // takes less than the lag.
 func TestSoakApplicationSurvivesChaos(t *testing.T) {
 	needsQuiet(t)
+	t.Parallel()
 	const overlap, lag, poll = 8 * time.Second, 4 * time.Second, 200 * time.Millisecond
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
 		cfg.Window = Window{Overlap: overlap, Lag: lag, Checkout: time.Second}

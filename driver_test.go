@@ -367,6 +367,7 @@ func TestServiceIsWholeWithinASecondOfTheNextFile(t *testing.T) {
 // Scenario 7: users A, B, A with new passwords; the user that returns is a new
 // version.
 func TestAlternatingUsersRotate(t *testing.T) {
+	t.Parallel()
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.Drain = time.Second })
 	a, b := roleLogin{s.role, ""}, s.newRole()
 	l := s.startLoad(20, time.Millisecond, 20*time.Second)
@@ -392,6 +393,7 @@ func TestAlternatingUsersRotate(t *testing.T) {
 
 // Scenario 15.
 func TestServerRestartIsNotARotation(t *testing.T) {
+	t.Parallel()
 	s := newService(t, pgtest.New(t, pgtest.Options{Control: true}), nil)
 	l := s.startLoad(20, 5*time.Millisecond, 20*time.Second)
 	l.more(200)
@@ -521,6 +523,7 @@ func (c *Connector) linePassed() int {
 
 // Scenario 21.
 func TestPreparedStatementsSurviveRotations(t *testing.T) {
+	t.Parallel()
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.Drain = 200 * time.Millisecond })
 	stmt, err := s.db.PrepareContext(t.Context(), "select balance from account where id = $1")
 	if err != nil {

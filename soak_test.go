@@ -37,6 +37,7 @@ import (
 //     retry, of which there are two.
 func TestSoakBooksBalance(t *testing.T) {
 	needsQuiet(t)
+	t.Parallel()
 	duration := soakFor(t, 10*time.Second)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -33,6 +33,7 @@ func newAPIApp(d *database, path string, window sqlrotate.Window) (*app, *sqlrot
 // renewal is due, then the lease is replaced, because it has become too old to be
 // renewed, and ends.
 func TestDynamicRoleThroughTheAPI(t *testing.T) {
+	t.Attr("needs", "quiet")
 	t.Parallel()
 	ttl, outage := 80*time.Second, time.Minute
 	if testing.Short() {
@@ -69,6 +70,7 @@ func TestDynamicRoleThroughTheAPI(t *testing.T) {
 	for _, r := range o.revoked() {
 		t.Logf("a role was dropped after %v, %v after its last session", r.gone.Sub(r.made).Round(time.Second), r.gone.Sub(r.idle).Round(100*time.Millisecond))
 		if r.orphans > 0 {
+			t.Attr("failure", "grave")
 			t.Errorf("%d sessions of %s are open when it is revoked", r.orphans, r.name)
 		}
 	}

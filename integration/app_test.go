@@ -146,6 +146,7 @@ func (a *app) finish() {
 	a.Helper()
 	a.ledger.Stop()
 	if err := a.ledger.Audit(a.Context(), a.d.Admin()); err != nil {
+		a.Attr("failure", "grave")
 		a.Error(err)
 	}
 	if a.ledger.Done() == 0 {

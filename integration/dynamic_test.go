@@ -14,6 +14,7 @@ import (
 // The shortest leases that make sense: an agent replaces them when a quarter of their
 // time is left.
 func TestDynamicRole(t *testing.T) {
+	t.Attr("needs", "quiet")
 	t.Parallel()
 	tenLeases(t, 20*time.Second, 20*time.Second, windowOf20())
 }
@@ -21,6 +22,7 @@ func TestDynamicRole(t *testing.T) {
 // Leases that are renewed first. Of some the agent leaves a second, so no other test
 // runs beside this one.
 func TestDynamicRoleThatIsRenewed(t *testing.T) {
+	t.Attr("needs", "quiet")
 	tenLeases(t, 10*time.Second, 20*time.Second, sqlrotate.Window{Overlap: time.Second, Lag: 200 * time.Millisecond, Checkout: 200 * time.Millisecond})
 }
 
@@ -45,6 +47,7 @@ func tenLeases(t *testing.T, ttl, maxTTL time.Duration, window sqlrotate.Window)
 	report(t, o)
 	for _, r := range o.revoked() {
 		if r.orphans > 0 {
+			t.Attr("failure", "grave")
 			t.Errorf("%d sessions of %s are open when it is revoked", r.orphans, r.name)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 // when it next looks: in between nobody can log in. The shortest period that Vault
 // allows, and then rotations by hand, which the agent isn't told of.
 func TestStaticRole(t *testing.T) {
+	t.Attr("needs", "quiet")
 	for _, test := range []struct {
 		name      string
 		period    time.Duration

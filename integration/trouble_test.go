@@ -22,6 +22,7 @@ func windowOf20() sqlrotate.Window {
 // An agent that is killed and started again gets a lease of its own; a Vault that is
 // sealed for a while makes it wait. Neither is noticed, unless a lease ends meanwhile.
 func TestAgentRestartsAndVaultIsSealed(t *testing.T) {
+	t.Attr("needs", "quiet")
 	t.Parallel()
 	d := newDatabase(t)
 	d.dynamicRole(20*time.Second, 20*time.Second)
@@ -58,6 +59,7 @@ func TestAgentRestartsAndVaultIsSealed(t *testing.T) {
 // NotAfter, but to say so, not to hammer the server, and to be whole as soon as
 // there is a login again.
 func TestLeaseEndsWhileVaultIsAway(t *testing.T) {
+	t.Attr("needs", "quiet")
 	t.Parallel()
 	d := newDatabase(t)
 	d.dynamicRole(20*time.Second, 20*time.Second)
@@ -94,6 +96,7 @@ func TestLeaseEndsWhileVaultIsAway(t *testing.T) {
 // Vault hangs while the lease ends, so nobody drops the role, but PostgreSQL lets it
 // log in no longer (VALID UNTIL). Queries that need a new connection wait.
 func TestVaultHangsWhileALeaseEnds(t *testing.T) {
+	t.Attr("needs", "quiet")
 	t.Parallel()
 	d := newDatabase(t)
 	d.dynamicRole(20*time.Second, 20*time.Second)
@@ -120,6 +123,7 @@ func TestVaultHangsWhileALeaseEnds(t *testing.T) {
 // The agent's token is revoked, and with it, at once, the role in use. The agent logs
 // in again by itself.
 func TestTokenIsRevoked(t *testing.T) {
+	t.Attr("needs", "quiet")
 	t.Parallel()
 	d := newDatabase(t)
 	d.dynamicRole(20*time.Second, 20*time.Second)

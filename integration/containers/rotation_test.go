@@ -24,6 +24,7 @@ import (
 // Ten rotations under load, on every PostgreSQL that can be had in a container: no
 // query fails, and no session is open when its role is dropped.
 func TestRotation(t *testing.T) {
+	t.Attr("needs", "quiet")
 	for _, name := range images(t) {
 		t.Run(name, func(t *testing.T) { testRotation(t, name) })
 	}
@@ -110,6 +111,7 @@ func testRotation(t *testing.T, name string) {
 		revocations.Go(func() {
 			<-time.After(overlap)
 			if n, err := server.Sessions(t.Context(), old); n > 0 || err != nil {
+				t.Attr("failure", "grave")
 				t.Errorf("%d sessions of %s are open when it is revoked (%v)", n, old, err)
 			}
 			if err := server.RevokeRole(t.Context(), old); err != nil {
@@ -123,6 +125,7 @@ func testRotation(t *testing.T, name string) {
 		t.Errorf("%d of %d operations failed; first: %v", len(failures), load.Done(), failures[0].Err)
 	}
 	if err := load.Audit(t.Context(), server.Admin()); err != nil {
+		t.Attr("failure", "grave")
 		t.Error(err)
 	}
 	stats := c.Stats()

@@ -73,6 +73,7 @@ const connectTimeout = 2 * time.Second
 // to the other, and the database's container may be paused, restarted and replaced
 // in the middle of a rotation.
 func TestSidecar(t *testing.T) {
+	t.Attr("needs", "quiet")
 	p := &pod{T: t, name: "sqlrotate-" + strings.ToLower(rand.Text()[:8]), image: images(t)[0], admin: rand.Text()}
 	p.secrets = []string{p.admin}
 	sidecar := scratch(t, "sidecar")
@@ -311,6 +312,7 @@ func (p *pod) rotate(trouble func()) time.Duration {
 		p.reach.RLock()
 		defer p.reach.RUnlock()
 		if n, err := p.server.Sessions(p.Context(), old); err != nil || n > 0 {
+			p.Attr("failure", "grave")
 			p.Errorf("%d sessions of %s are open when it is revoked (%v); %+v", n, old, err, p.get())
 		}
 		if err := p.server.RevokeRole(p.Context(), old); err != nil {
@@ -332,6 +334,7 @@ func (p *pod) finish() {
 	p.eventually(10*time.Second, "the application's last report", func() bool { return p.get().Books != "" })
 	r := p.get()
 	if r.Books != "kept" {
+		p.Attr("failure", "grave")
 		p.Error(r.Books)
 	}
 	for _, f := range r.Failures {
@@ -344,6 +347,7 @@ func (p *pod) finish() {
 		}
 	}
 	if r.Overran > 0 {
+		p.Attr("failure", "grave")
 		p.Errorf("%d connections outlived their credential", r.Overran)
 	}
 	p.Logf("%d operations, the slowest took %v; %d failed, all while the database was away", r.Done, r.Slowest.Round(time.Millisecond), len(r.Failures))
@@ -359,6 +363,7 @@ func (p *pod) finish() {
 	} {
 		for _, secret := range p.secrets {
 			if strings.Contains(text, secret) {
+				p.Attr("failure", "grave")
 				p.Errorf("a password is in the %s of the containers", what)
 			}
 		}
