@@ -109,7 +109,7 @@ bin/golangci-lint: internal/tools/go.mod internal/tools/go.sum
 
 # With the race detector because the tests are: nothing is compiled twice.
 bin/retest: $(wildcard internal/retest/*.go)
-	go build -race -o $@ ./internal/retest
+	go build -race -v -o $@ ./internal/retest
 
 format:
 	@bad=$$(bin/gofumpt -l .); if [ -n "$$bad" ]; then echo "gofumpt would change:"; echo "$$bad"; exit 1; fi

@@ -243,8 +243,8 @@ func (w *watch) alive(now time.Time) {
 	slices.Sort(names)
 	if len(names) == 0 {
 		names = []string{"compiling"}
-	} else if n := len(names) - 4; n > 0 {
-		names = append(names[:4], fmt.Sprintf("and %d more", n))
+	} else if n := len(names) - 2; n > 0 {
+		names = append(names[:2], fmt.Sprintf("and %d more", n))
 	}
 	w.print(now, "...          "+strings.Join(names, ", "))
 }
