@@ -1,4 +1,5 @@
-# Each target does its own set-up on Debian and Ubuntu; Go and make must be there.
+# Each target does its own set-up on Debian and Ubuntu, and says so; Go and make must
+# be there.
 
 # The directories of the modules in go.work, and all their packages: the one whose
 # tests take longest is built while others are tested, and then has the machine.
@@ -29,7 +30,7 @@ SOAK      = 2m
 # REPORT is a file for their names.
 RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT)) -- -race -count=1
 
-.PHONY: help demo test lint soak integration bench postgres compiler docker tools $(LINT_STEPS) $(SOAK_STEPS) $(INTEGRATION_STEPS)
+.PHONY: help demo test lint soak integration bench postgres need-test need-integration need-compiler tools $(LINT_STEPS) $(SOAK_STEPS) $(INTEGRATION_STEPS)
 .DEFAULT_GOAL = help
 
 help: ## list these targets
@@ -49,16 +50,16 @@ define each
 	echo "== all: $$(($$(date +%s) - total)) s"
 endef
 
-test: postgres compiler bin/retest ## every promise once, with the race detector
+test: need-test bin/retest ## every promise once, with the race detector
 	$(RETEST) -p=2 -timeout=30m $(PACKAGES)
 
-lint: compiler tools ## formats, linters, the modules' files, and the root module by itself
+lint: need-compiler tools ## formats, linters, the modules' files, and the root module by itself
 	$(call each,$(LINT_STEPS))
 
-soak: postgres compiler bin/retest ## each test named TestSoak... for SOAK=2m, and all fuzz tests for as long together
+soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, and all fuzz tests for as long together
 	$(call each,$(SOAK_STEPS))
 
-integration: postgres compiler docker tools bin/retest ## with a real Vault, which it builds once in 15 min, containers, and the kubelet's writer
+integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, containers, and the kubelet's writer
 	$(call each,$(INTEGRATION_STEPS))
 
 soak-tests:
@@ -75,30 +76,18 @@ fuzz:
 bench: postgres ## the benchmarks; BENCH=Connect BENCHTIME=5s choose among them
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem $(PACKAGES)
 
-# $(call install,PACKAGE) installs a package if there is an apt-get. As root there
-# may be no sudo, and otherwise there must be.
-define install
-	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-	if command -v apt-get >/dev/null; then \
-		$$sudo apt-get update -q -o Acquire::Retries=3 && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 --no-install-recommends $(1); \
-	else \
-		echo "$(1) is missing, and there is no apt-get to install it with" >&2; \
-	fi
-endef
-
 postgres: ## install PostgreSQL, unless it is there or SQLROTATE_TEST_POSTGRES names a server
-	@if [ -z "$$SQLROTATE_TEST_POSTGRES" ] && ! { command -v initdb && command -v postgres || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1; then \
-		$(call install,postgresql); \
-	fi
+	@internal/setup.sh go.work postgres
 
-# The race detector needs one.
-compiler:
-	@command -v "$$(go env CC)" >/dev/null || { $(call install,gcc libc6-dev); }
+# What the targets need is named in one line for each of them, and then installed.
+need-compiler:
+	@internal/setup.sh go.work compiler
 
-docker: ## install Docker, unless a daemon answers or could be started
-	@if ! docker version >/dev/null 2>&1 && ! command -v dockerd >/dev/null; then \
-		$(call install,docker.io); \
-	fi
+need-test:
+	@internal/setup.sh go.work postgres compiler
+
+need-integration:
+	@internal/setup.sh go.work integration/kubelet/go.mod postgres compiler docker
 
 tools: bin/golangci-lint
 
