@@ -1,0 +1,174 @@
+package sqlrotate_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/sqlrotate/sqlrotate"
+)
+
+// What docs/formats.md says of each format is what a file source does.
+func TestFormatsAreAsDocumented(t *testing.T) {
+	text, err := os.ReadFile("docs/formats.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sections := strings.Split(string(text), "\n## ")
+	names := formats(t)
+	for _, section := range sections[1:] {
+		title, body, _ := strings.Cut(section, "\n")
+		t.Run(title, func(t *testing.T) {
+			switch {
+			case title == "Keys":
+				documentedKeys(t, body)
+			case title == "A directory":
+				dir := t.TempDir()
+				for _, row := range regexp.MustCompile("(?m)^\\| `(.*)` \\| `(.*)` \\|$").FindAllStringSubmatch(body, -1) {
+					write(t, filepath.Join(dir, row[1]), row[2])
+				}
+				readsDocumented(t, dir, sqlrotate.FileOptions{})
+			case strings.Contains(title, ": `Format"):
+				_, name, _ := strings.Cut(strings.Trim(title, "`"), "`")
+				format, ok := names[name]
+				if !ok {
+					t.Fatalf("there is no %s", name)
+				}
+				delete(names, name)
+				if !strings.Contains(sections[0], "`"+name+"`") {
+					t.Error("it is not in the table at the top")
+				}
+				documentedSamples(t, body, format)
+			}
+		})
+	}
+	for name := range names {
+		t.Errorf("%s is not documented", name)
+	}
+}
+
+// documentedSamples reads the fenced blocks of body, with the format named and not.
+func documentedSamples(t *testing.T, body string, format sqlrotate.Format) {
+	t.Helper()
+	blocks := regexp.MustCompile("(?s)\n```[a-z]*\n(.*?)```").FindAllStringSubmatch(body, -1)
+	if len(blocks) == 0 {
+		t.Fatal("there is no sample")
+	}
+	for _, block := range blocks {
+		opt := sqlrotate.FileOptions{}
+		if format == sqlrotate.FormatPassword {
+			opt.Username = "app"
+		}
+		path := filepath.Join(t.TempDir(), "sample")
+		write(t, path, block[1])
+		readsDocumented(t, path, opt)
+		opt.Format = format
+		readsDocumented(t, path, opt)
+	}
+}
+
+// documentedKeys reads a file with each of the keys in the table of body.
+func documentedKeys(t *testing.T, body string) {
+	t.Helper()
+	for line := range strings.Lines(body) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 4 {
+			continue
+		}
+		for _, match := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[2], -1) {
+			key := strconv.Quote(match[1])
+			content, end := "", false
+			switch strings.TrimSpace(cells[1]) {
+			case "user name":
+				content = `{` + key + `:"app","password":"it's:5#x"}`
+			case "password":
+				content = `{"username":"app",` + key + `:"it's:5#x"}`
+			case "both, in a URL or libpq keywords":
+				content = `{` + key + `:"postgres://app:it%27s%3A5%23x@db/app"}`
+			case "end":
+				content, end = `{"username":"app","password":"it's:5#x",`+key+`:4102444800}`, true
+			default:
+				t.Fatalf("what is %s", cells[1])
+			}
+			path := filepath.Join(t.TempDir(), "sample")
+			write(t, path, content)
+			if got := readsDocumented(t, path, sqlrotate.FileOptions{}); got.NotAfter.IsZero() == end {
+				t.Errorf("with %s it ends at %v", key, got.NotAfter)
+			}
+		}
+	}
+}
+
+// readsDocumented fails unless what is at path is the login of all samples.
+func readsDocumented(t *testing.T, path string, opt sqlrotate.FileOptions) sqlrotate.Credential {
+	t.Helper()
+	opt.PollOnly = true
+	src, err := sqlrotate.NewFileSource(path, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	got, err := src.Credential(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Username != "app" || got.Password.Reveal() != "it's:5#x" {
+		t.Errorf("as %q it is %q, %q", opt.Format, got.Username, got.Password.Reveal())
+	}
+	return got
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// formats returns the formats that there are by the names of their constants, but
+// for the one that stands for all.
+func formats(t *testing.T) map[string]sqlrotate.Format {
+	t.Helper()
+	found := make(map[string]sqlrotate.Format)
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range ast.Preorder(file) {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok {
+				continue
+			}
+			if of, ok := spec.Type.(*ast.Ident); !ok || of.Name != "Format" {
+				continue
+			}
+			for i, value := range spec.Values {
+				literal, ok := value.(*ast.BasicLit)
+				if !ok {
+					continue
+				}
+				text, err := strconv.Unquote(literal.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				found[spec.Names[i].Name] = sqlrotate.Format(text)
+			}
+		}
+	}
+	delete(found, "FormatAuto")
+	if len(found) == 0 {
+		t.Fatal("the constants are not found")
+	}
+	return found
+}
