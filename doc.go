@@ -10,7 +10,7 @@
 //		Opener: pg,
 //		Window: sqlrotate.Window{Overlap: 10 * time.Minute},
 //	})
-//	db := sqlrotate.OpenDB(c) // *sql.DB, yours as ever
+//	db := sqlrotate.OpenDB(c) // *sql.DB, yours but for SetConnMaxLifetime
 //
 // # The two halves of a rotation
 //

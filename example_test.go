@@ -1,6 +1,7 @@
 package sqlrotate_test
 
 import (
+	"context"
 	"log"
 	"os"
 	"strings"
@@ -30,8 +31,11 @@ func Example() { //nolint:testableexamples // it needs a server; that it compile
 	if err != nil {
 		log.Fatal(err)
 	}
-	db := sqlrotate.OpenDB(c) // a *sql.DB, yours as ever
+	db := sqlrotate.OpenDB(c) // a *sql.DB, yours but for SetConnMaxLifetime
 	defer db.Close()
+	if err := db.PingContext(context.Background()); err != nil { // the first login
+		log.Fatal(err)
+	}
 }
 
 // What README shows is the example above, which compiles.
