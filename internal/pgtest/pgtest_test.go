@@ -466,7 +466,7 @@ func TestServerDiesWithAKilledParent(t *testing.T) {
 		fmt.Println("ready", s.proc.cmd.Process.Pid, s.proc.dir)
 		<-t.Context().Done() // never
 	}
-	parent := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=60s")
+	parent := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
 	parent.Env = append(os.Environ(), "PGTEST_PARENT=1")
 	out, err := parent.StdoutPipe()
 	must(t, err)
