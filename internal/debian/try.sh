@@ -3,7 +3,7 @@
 # ca-certificates and Go, and nothing else. Run it by hand, as root, where there are
 # debootstrap, util-linux, Go, a network and some 3 GB in TMPDIR:
 #
-#	internal/debian/try.sh [-full] [-only CASE] [RELEASE...]
+#	internal/debian/try.sh [-full] [-only CASE,...] [RELEASE...]
 #
 # The releases are bookworm and trixie. What is tried is HEAD, with this machine's Go
 # and the modules in its cache; each case has a root of its own:
@@ -213,7 +213,7 @@ summary=
 for release; do
 	bare "$release"
 	for name in root sudo password neither no-go old-go fetch-go; do
-		[ -z "$only" ] || [ "$only" = "$name" ] || continue
+		[ -z "$only" ] || [[ ,$only, == *,$name,* ]] || continue
 		echo "== $release, $name"
 		root=$work/case
 		cp -a "$work/$release" "$root"
