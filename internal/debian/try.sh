@@ -187,7 +187,7 @@ case_no-go() {
 
 own_go() {
 	rmdir "$root/usr/local/go"
-	inside "$root" root 'apt-get install -q -y --no-install-recommends golang-go; go version'
+	inside "$root" root 'apt-get install -q -y --no-install-recommends golang-go; go version; go env GOTOOLCHAIN'
 	user=root
 	clone
 }
