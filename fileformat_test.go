@@ -87,7 +87,7 @@ func samples() []sample {
 func refusals() map[string]string {
 	return map[string]string{
 		"empty.txt": "empty", "newline.txt": "empty", "bom-only.txt": "empty",
-		"nul.txt": "nul", "nul-filled.json": "nul", "password-escaped-nul.json": "nul", "utf16.json": "nul",
+		"nul-byte.txt": "nul", "nul-filled.json": "nul", "password-escaped-nul.json": "nul", "utf16.json": "nul",
 		"latin1.txt": "not-utf8", "password-surrogate.json": "not-utf8",
 		"no-value.txt": "unrendered", "no-value.json": "unrendered", "no-value-url.txt": "unrendered", "no-value-dotenv.env": "unrendered",
 		"kv2-injector-default.txt": "unrendered", "map.txt": "unrendered",
