@@ -1,3 +1,5 @@
+//go:build linux
+
 // Chaos: whatever happens to a credential file, at random, the last good credential is
 // in use, and the newest one soon after the file is good again.
 

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -628,5 +627,5 @@ func TestMissingServerSkipsButFailsInCI(t *testing.T) {
 func TestSignalToAnEndedProcessIsNoError(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "/bin/true")
 	must(t, cmd.Run())
-	must(t, signal(cmd.Process.Pid, syscall.SIGCONT))
+	must(t, signal(cmd.Process.Pid, sigCont))
 }
