@@ -5,7 +5,7 @@ go 1.25.0
 require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/lib/pq v1.12.3
-	github.com/sqlrotate/sqlrotate v0.0.0
+	github.com/sqlrotate/sqlrotate v0.1.0
 )
 
 require (

@@ -9,8 +9,8 @@ replace (
 
 require (
 	github.com/hashicorp/vault/api v1.22.0
-	github.com/sqlrotate/sqlrotate v0.0.0
-	github.com/sqlrotate/sqlrotate/vaultsource v0.0.0
+	github.com/sqlrotate/sqlrotate v0.1.0
+	github.com/sqlrotate/sqlrotate/vaultsource v0.1.0
 )
 
 require (

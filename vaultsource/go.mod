@@ -2,11 +2,9 @@ module github.com/sqlrotate/sqlrotate/vaultsource
 
 go 1.25.0
 
-replace github.com/sqlrotate/sqlrotate => ../
-
 require (
 	github.com/hashicorp/vault/api v1.22.0
-	github.com/sqlrotate/sqlrotate v0.0.0
+	github.com/sqlrotate/sqlrotate v0.1.0
 )
 
 require (

@@ -7,7 +7,7 @@ replace github.com/sqlrotate/sqlrotate => ../..
 require (
 	github.com/docker/go-connections v0.6.0
 	github.com/lib/pq v1.12.3
-	github.com/sqlrotate/sqlrotate v0.0.0
+	github.com/sqlrotate/sqlrotate v0.1.0
 	github.com/testcontainers/testcontainers-go v0.41.0
 	github.com/testcontainers/testcontainers-go/modules/postgres v0.41.0
 )

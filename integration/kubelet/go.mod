@@ -3,7 +3,7 @@ module github.com/sqlrotate/sqlrotate/integration/kubelet
 go 1.26.0
 
 require (
-	github.com/sqlrotate/sqlrotate v0.0.0
+	github.com/sqlrotate/sqlrotate v0.1.0
 	k8s.io/kubernetes v1.36.3
 )
 
