@@ -12,7 +12,7 @@ PACKAGES = $(filter-out $(ROOT),$(ALL)) $(ROOT)
 DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify github.com/lib/pq
 
 # What each of these does, in this order.
-LINT_STEPS        = format vet golangci modules standalone
+LINT_STEPS        = format vet golangci modules clone standalone fetch-check cross
 SOAK_STEPS        = soak-tests fuzz
 INTEGRATION_STEPS = demo-short vault integration-lint integration-vault integration-kubelet integration-containers
 
@@ -30,11 +30,11 @@ SOAK      = 2m
 # REPORT is a file for their names.
 RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT)) -- -race -count=1
 
-.PHONY: help demo test lint soak integration bench postgres need-test need-integration need-compiler tools $(LINT_STEPS) $(SOAK_STEPS) $(INTEGRATION_STEPS)
+.PHONY: help demo test lint soak integration bench versions release-check postgres need-test need-integration need-compiler tools $(LINT_STEPS) $(SOAK_STEPS) $(INTEGRATION_STEPS)
 .DEFAULT_GOAL = help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: postgres ## watch a login being rotated under an application; DEMO="-compare" adds flags
 	go run ./cmd/sqlrotate demo $(DEMO)
@@ -113,19 +113,43 @@ vet:
 	go vet $(PACKAGES)
 
 # Each module's files are tidy and what they name is what was downloaded; and the
-# root module depends on what it is meant to, and on nothing else.
+# root module depends on what it is meant to, and on nothing else. (vaultsource is
+# tidied by fetch-check: it requires a version of the root that may not be out yet.)
 modules:
-	@for dir in $(MODULES) $(CURDIR)/internal/tools; do \
+	@for dir in $(filter-out $(CURDIR)/vaultsource,$(MODULES)) $(CURDIR)/internal/tools; do \
 		echo "go.mod in $$dir"; (cd $$dir && GOWORK=off go mod tidy -diff && GOWORK=off go mod verify) || exit 1; \
 	done
 	@direct=$$(GOWORK=off go list -m -f '{{if not (or .Main .Indirect)}}{{.Path}}{{end}}' all | sort | xargs); \
 	if [ "$$direct" != "$(DEPENDENCIES)" ]; then echo "dependencies: $$direct; reviewed: $(DEPENDENCIES)"; exit 1; fi
+
+# Who looks around in a fresh clone changes nothing in it.
+clone:
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && git clone -q . "$$dir" && cd "$$dir" && export GOFLAGS=-trimpath && \
+	go doc . >/dev/null && go build ./... && go vet ./... && go list -m all >/dev/null && go mod download && \
+	changed=$$(git status --porcelain) && if [ -n "$$changed" ]; then echo "changed in a clone:"; git diff; echo "$$changed"; exit 1; fi
 
 # As users get it: the root module by itself, with its own versions of what it uses.
 standalone:
 	GOWORK=off go build ./...
 	GOWORK=off go vet ./...
 	GOWORK=off go test -run "File|Postgres|Example|Conform" -skip "^TestSoak" ./...
+
+# The modules as users will fetch them, and README's lines with them.
+fetch-check:
+	go run ./internal/release fetch
+
+versions: ## write the version that CHANGELOG.md begins with to each go.mod and go.sum
+	go run ./internal/release versions
+
+release-check: ## rehearse the release of what is committed, in a clone
+	go run ./internal/release rehearse
+
+# Nobody runs them there, but they build, and so do their tests.
+cross:
+	@for platform in darwin/amd64 darwin/arm64 windows/amd64 windows/arm64; do \
+		echo "build and vet for $$platform"; export GOOS=$${platform%/*} GOARCH=$${platform#*/}; \
+		go build ./... ./vaultsource/... && go vet ./... ./vaultsource/... || exit 1; \
+	done
 
 demo-short:
 	go run ./cmd/sqlrotate demo -duration 12s -every 3s -overlap 8s

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestPrograms(t *testing.T) {
+	const root, nested = "example.com/lib", "example.com/lib/nested"
+	ours := map[string]string{"lib": root, "nested": nested}
+	for name, test := range map[string]struct {
+		readme string
+		want   string // of the only program, or of the error
+		uses   []string
+		runs   bool
+	}{
+		"imports what is named": {
+			readme: "```go\nc := lib.New(context.Background(), time.Second)\nlog.Print(c.Name)\n```\n", uses: []string{root},
+			want: "import \"context\"\nimport \"example.com/lib\"\nimport \"log\"\nimport \"time\"\n\nfunc main() {\nc := ",
+		},
+		"a variable is no package": {readme: "```go\nlog := lib.Log()\nlog.Print()\n```\n", uses: []string{root}, want: "package main\n\nimport \"example.com/lib\"\n\nfunc"},
+		"has another file and server": {
+			readme: "```go\nlib.Postgres(\"host=db\")\nlib.NewFileSource(\"/a\", lib.Options{Name: \"/a\"})\n```\n", uses: []string{root}, runs: true,
+			want: "lib.Postgres(\"the server\")\nlib.NewFileSource(\"the file\", lib.Options{Name: \"/a\"})\n",
+		},
+		"of two modules":               {readme: "```go\nnested.New(lib.New())\n```\n", uses: []string{root, nested}, want: "nested.New(lib.New())"},
+		"lines without us are no such": {readme: "```go\nx.Open()\n```\n```go\nlib.New()\n```\n", uses: []string{root}, want: "lib.New()"},
+		"a package that nobody knows":  {readme: "```go\nlib.New(pgx.New())\n```\n", want: "pgx"},
+		"what is no Go":                {readme: "```go\nlib.New(\n```\n", want: "expected"},
+		"other blocks":                 {readme: "```sh\nlib.New()\n```\n", want: "no Go lines"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			list, err := programs(test.readme, ours, "the file", "the server")
+			if err != nil {
+				if test.uses != nil || !strings.Contains(err.Error(), test.want) {
+					t.Error(err)
+				}
+				return
+			}
+			if len(list) != 1 || !strings.Contains(list[0].text, test.want) || !slices.Equal(list[0].uses, test.uses) || list[0].runs != test.runs {
+				t.Errorf("%+v", list)
+			}
+		})
+	}
+}
