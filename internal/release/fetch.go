@@ -49,8 +49,12 @@ func (w *world) download(ctx context.Context, m *mod) error {
 	if err := json.Unmarshal([]byte(text), &got); err != nil {
 		return err
 	}
-	if sum, err := w.sum(m); err != nil || got.Sum != sum {
-		return errors.Join(err, fmt.Errorf("%s was fetched with the sum %s; the checkout's is %s", m.path, got.Sum, sum))
+	sum, err := w.sum(m)
+	if err != nil {
+		return err
+	}
+	if got.Sum != sum {
+		return fmt.Errorf("%s was fetched with the sum %s; the checkout's is %s", m.path, got.Sum, sum)
 	}
 	if !w.requiresOurs(m) {
 		return nil // `make standalone` vets it

@@ -179,7 +179,8 @@ func (w *world) useReadme(ctx context.Context) error {
 func runWithoutServer(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	_, err := command(ctx, dir, nil, filepath.Join(dir, "program"))
+	// With nothing in its environment that lib/pq would take.
+	_, err := command(ctx, dir, []string{"HOME=" + dir}, filepath.Join(dir, "program"))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil && strings.Contains(err.Error(), "connection refused") {
 		return nil

@@ -12,8 +12,8 @@ import (
 // dates the newest version, writes it everywhere, commits, tags. The modules are then
 // fetched from the clone by their tags.
 func rehearse(ctx context.Context, c *checkout) error {
-	if changed, err := git(ctx, c.dir, "status", "--porcelain"); err != nil || changed != "" {
-		return errors.Join(err, errors.New("what isn't committed isn't released:\n"+changed))
+	if err := unchanged(ctx, c.dir); err != nil {
+		return err
 	}
 	tmp, err := os.MkdirTemp("", "sqlrotate-rehearsal-")
 	if err != nil {
@@ -92,8 +92,17 @@ func fetchTagged(ctx context.Context, c *checkout) error {
 			return err
 		}
 	}
-	if changed, err := git(ctx, c.dir, "status", "--porcelain"); err != nil || changed != "" {
-		return errors.Join(err, errors.New("building it changed\n"+changed))
+	if err := unchanged(ctx, c.dir); err != nil {
+		return err
 	}
 	return w.useAll(ctx)
+}
+
+// unchanged returns an error if something in dir isn't committed.
+func unchanged(ctx context.Context, dir string) error {
+	changed, err := git(ctx, dir, "status", "--porcelain")
+	if err == nil && changed != "" {
+		err = errors.New("this isn't committed:\n" + changed)
+	}
+	return err
 }
