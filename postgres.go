@@ -17,28 +17,42 @@ import (
 
 // Postgres returns an [Opener] for github.com/lib/pq. dsn says everything about
 // the database but the login: a URL or a keyword string as pq.NewConfig takes it,
-// parsed once. Environment variables such as PGHOST count as they do for lib/pq.
-// A user name in it is replaced by the credential's.
+// parsed once. A user name in it is replaced by the credential's.
 //
-// It is an error if dsn can't be parsed, if a password stands in it, in
-// PGPASSWORD or in the service file (the credential comes from the [Source]), and
-// for two settings under which lib/pq can't be made safe:
+// Environment variables such as PGHOST and PGSSLMODE stand in for what dsn does not
+// say, as they do for lib/pq. Those that could bring another login than the
+// [Source]'s are ignored: PGUSER, PGPASSWORD and PGPASSFILE; and so is PGSERVICE,
+// since lib/pq prefers what a service says to what the DSN says. A service can be
+// named in dsn, and PGSERVICEFILE is where it is looked up.
+//
+// It is an error if dsn can't be parsed, if a password stands in it or in the
+// service that it names (the credential comes from the Source), and for three
+// settings under which lib/pq can't be made safe:
 //
 //   - sslmode=allow hides a refused password behind "SSL is not enabled on the
 //     server" and logs in twice. Use require, verify-ca, verify-full or disable.
 //   - target_session_attrs=prefer-standby never returns when no host lets it in,
 //     and logs in again without end. Use standby, with a second *sql.DB for any.
+//   - PGHOST or PGHOSTADDR with several hosts beside a host in dsn: lib/pq would log
+//     in at all but the first of the former as well.
 //
 // A login counts as rejected for class 28, for 42501 (CONNECT was revoked) and for
 // 08P01, which is what PgBouncer says. (It may say so as well when it is full, at
 // max_client_conn: then logins wait as they do for a refused credential.)
 func Postgres(dsn string) (Opener, error) {
-	cfg, err := pq.NewConfig(withUser(dsn))
+	settings, err := withoutLogin(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("sqlrotate: the DSN can't be parsed: %s", dsnProblem(dsn, err))
 	}
+	cfg, err := pq.NewConfig(settings)
+	if err != nil {
+		if _, environment := pq.NewConfig(noLogin); environment != nil {
+			return nil, fmt.Errorf("sqlrotate: the environment has what lib/pq can't use: %s", strings.TrimPrefix(environment.Error(), "pq: "))
+		}
+		return nil, fmt.Errorf("sqlrotate: the DSN can't be parsed: %s", dsnProblem(dsn, err))
+	}
 	if cfg.Password != "" {
-		return nil, errors.New("sqlrotate: the DSN, PGPASSWORD or the service file has a password: remove it, the credential comes from the Source")
+		return nil, errors.New("sqlrotate: the DSN or the service that it names has a password: remove it, the credential comes from the Source")
 	}
 	if cfg.SSLMode == pq.SSLModeAllow {
 		return nil, errors.New("sqlrotate: sslmode=allow hides a refused password: use require, verify-ca, verify-full or disable")
@@ -46,23 +60,39 @@ func Postgres(dsn string) (Opener, error) {
 	if cfg.TargetSessionAttrs == pq.TargetSessionAttrsPreferStandby {
 		return nil, errors.New("sqlrotate: target_session_attrs=prefer-standby logs in without end when no host lets it in: use standby, with a second *sql.DB for any")
 	}
+	if hostsAreMixed(settings) {
+		return nil, errors.New("sqlrotate: PGHOST or PGHOSTADDR has several hosts, and lib/pq would add them to the DSN's: unset it")
+	}
 	return postgres{cfg}, nil
 }
 
-// withUser puts a user name before those that dsn may have. Without any, lib/pq asks
-// the operating system for one, and fails in a container that holds nothing but a
-// static program.
-func withUser(dsn string) string {
-	scheme, rest, isURL := strings.Cut(dsn, "://")
-	if !isURL || scheme != "postgres" && scheme != "postgresql" {
-		return "user=sqlrotate " + dsn
+// noLogin goes before a DSN, and so before what the environment says. Without any
+// user name lib/pq asks the operating system for one, and fails in a container that
+// holds nothing but a static program.
+const noLogin = "user=sqlrotate password='' passfile='' service='' "
+
+// withoutLogin returns the DSN in keywords, with nothing of the environment's that
+// could bring a login.
+func withoutLogin(dsn string) (string, error) {
+	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		return noLogin + dsn, nil
 	}
-	authority, _, _ := strings.Cut(rest, "?")
-	authority, _, _ = strings.Cut(authority, "/")
-	if strings.Contains(authority, "@") {
-		return dsn
+	// In a URL a setting can't be empty, so it can't be overridden with nothing.
+	//lint:ignore SA1019 Deprecated, as connecting no longer needs it.
+	keywords, err := pq.ParseURL(dsn) //nolint:staticcheck // deprecated, as connecting no longer needs it
+	return noLogin + keywords, err
+}
+
+// hostsAreMixed reports whether both the environment and the DSN name hosts, and
+// lib/pq, which keeps the second and later ones of both, would try them all.
+func hostsAreMixed(settings string) bool {
+	environment, err := pq.NewConfig(noLogin)
+	if err != nil || len(environment.Multi) == 0 {
+		return false
 	}
-	return scheme + "://sqlrotate@" + rest
+	unnamed := strings.Replace(settings, noLogin, noLogin+"host='' ", 1)
+	cfg, err := pq.NewConfig(unnamed)
+	return err != nil || cfg.Host != "" || cfg.Hostaddr != environment.Hostaddr
 }
 
 // dsnProblem is what can be said about a malformed DSN. The parsers quote what
@@ -88,6 +118,9 @@ func (p postgres) Open(ctx context.Context, cred Credential, dial Dial) (_ drive
 		}
 	}()
 	password := cred.Password.Reveal()
+	if password == "" {
+		return nil, errors.New("sqlrotate: the credential has no password, and lib/pq would look for one in a passfile")
+	}
 	if strings.ContainsRune(cred.Username, 0) || strings.ContainsRune(password, 0) {
 		// The protocol ends both with a NUL: the server would see a shorter one.
 		return nil, errors.New("sqlrotate: the credential holds a NUL byte, which PostgreSQL can't be sent")

@@ -91,8 +91,8 @@ func TestUnsafeSettingsAreRefusedWhereverTheyStand(t *testing.T) {
 		{"sslmode=prefer", "sslmode=prefer", "", "", ""},
 		{"standby", "target_session_attrs=standby", "", "", ""},
 		{"service", "service=without", "PGSERVICEFILE", services, ""},
-		{"service with a password", "service=with", "PGSERVICEFILE", services, "service file has a password"},
-		{"PGPASSWORD", "host=db", "PGPASSWORD", secret, "PGPASSWORD"},
+		{"service with a password", "service=with", "PGSERVICEFILE", services, "has a password"},
+		{"user and password in a URL", "postgres://app:" + secret + "@db/app", "", "", "has a password"},
 		{"PGSSLMODE=allow", "host=db", "PGSSLMODE", "allow", "sslmode=allow"},
 		{"PGTARGETSESSIONATTRS=prefer-standby", "host=db", "PGTARGETSESSIONATTRS", "prefer-standby", "prefer-standby"},
 		{"password in a query", "postgres://db/app?password=" + secret, "", "", "has a password"},
@@ -103,6 +103,13 @@ func TestUnsafeSettingsAreRefusedWhereverTheyStand(t *testing.T) {
 		{"password in two words", "host=db password = " + secret + " " + secret, "", "", "DSN"},
 		{"unknown sslmode", "sslmode=maybe", "", "", "maybe"},
 		{"bad port", "host=db port=many", "", "", "many"},
+		{"PGREQUIRESSL", "postgres://me@db", "PGREQUIRESSL", "1", "environment has what lib/pq can't use: environment variable $PGREQUIRESSL"},
+		{"PGPORT=many", "host=db", "PGPORT", "many", "environment has what lib/pq can't use"},
+		{"several hosts in PGHOST", "sslmode=disable", "PGHOST", "a,b", ""},
+		{"several hosts in PGHOST, one in the DSN", "host=c", "PGHOST", "a,b", "PGHOST or PGHOSTADDR has several hosts"},
+		{"several hosts in PGHOST, its first in the DSN", "host=a", "PGHOST", "a,b", "PGHOST or PGHOSTADDR has several hosts"},
+		{"several hosts in PGHOST, one in the URL", "postgres://c/app", "PGHOST", "a,b", "PGHOST or PGHOSTADDR has several hosts"},
+		{"several addresses in PGHOSTADDR, one in the DSN", "hostaddr=10.0.0.3", "PGHOSTADDR", "10.0.0.1,10.0.0.2", "PGHOST or PGHOSTADDR has several hosts"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.key != "" {
@@ -505,25 +512,97 @@ func TestPreferLeavesNoSocketBehind(t *testing.T) {
 	}
 }
 
-// lib/pq asks the operating system for a user name when the DSN has none.
-func TestPostgresNeedsNoUserOfTheOperatingSystem(t *testing.T) {
-	for dsn, want := range map[string]string{
-		"":                                  "user=sqlrotate ",
-		"host=db user=app":                  "user=sqlrotate host=db user=app",
-		"postgres://db/app":                 "postgres://sqlrotate@db/app",
-		"postgresql://h1:1,h2:2/app?x=a@b":  "postgresql://sqlrotate@h1:1,h2:2/app?x=a@b",
-		"postgres:///app?host=/run&user=me": "postgres://sqlrotate@/app?host=/run&user=me",
-		"postgres://":                       "postgres://sqlrotate@",
-		"postgres://me@db":                  "postgres://me@db",
-		"postgres://me@db/app":              "postgres://me@db/app",
-		"postgres://db?application_name=@":  "postgres://sqlrotate@db?application_name=@",
+// elsewhere is a login in the environment, for another host, and those that the files
+// which it names have.
+func elsewhere(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"services": "[elsewhere]\nhost=elsewhere.invalid\nuser=elsewhere\npassword=elsewhere\nsslmode=disable\n[named]\ndbname=named\nuser=elsewhere\n",
+		"passfile": "*:*:*:*:elsewhere\n",
 	} {
-		got := withUser(dsn)
-		if got != want {
-			t.Errorf("%q becomes %q, want %q", dsn, got, want)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
 		}
-		if cfg, err := pq.NewConfig(got); err != nil || cfg.User == "" {
-			t.Errorf("%q: user %q, %v", got, cfg.User, err)
+	}
+	for key, value := range map[string]string{
+		"PGUSER": "elsewhere", "PGPASSWORD": "elsewhere", "PGSERVICE": "elsewhere",
+		"PGSERVICEFILE": filepath.Join(dir, "services"), "PGPASSFILE": filepath.Join(dir, "passfile"),
+	} {
+		t.Setenv(key, value)
+	}
+}
+
+// A login in the environment is nobody's here, and a service there doesn't say where
+// the Source's goes; what is no login counts where the DSN says nothing.
+func TestEnvironmentBringsNoLogin(t *testing.T) {
+	elsewhere(t)
+	t.Setenv("PGHOST", "from-environment")
+	t.Setenv("PGAPPNAME", "from-environment")
+	for dsn, want := range map[string]pq.Config{
+		"":                          {Host: "from-environment", SSLMode: ""},
+		"host=db sslmode=require":   {Host: "db", SSLMode: pq.SSLModeRequire},
+		"user=me host=db":           {Host: "db"},
+		"service=named":             {Host: "from-environment", Database: "named"},
+		"postgres://db/app":         {Host: "db", Database: "app"},
+		"postgres://me@db/app":      {Host: "db", Database: "app"},
+		"postgresql:///app":         {Host: "from-environment", Database: "app"},
+		"postgres://":               {Host: "from-environment"},
+		"postgres://?service=named": {Host: "from-environment", Database: "named"},
+	} {
+		got := mustPostgres(t, dsn).(postgres).cfg
+		if got.Host != want.Host || got.Database != want.Database || got.SSLMode != want.SSLMode || got.ApplicationName != "from-environment" {
+			t.Errorf("%q: host %q, database %q, sslmode %q, application %q", dsn, got.Host, got.Database, got.SSLMode, got.ApplicationName)
+		}
+		if got.User == "elsewhere" && !strings.Contains(dsn, "service=") || got.Password != "" || got.Passfile != "" {
+			t.Errorf("%q: user %q, password %q, passfile %q", dsn, got.User, got.Password, got.Passfile)
+		}
+	}
+}
+
+// What reaches the wire is the Source's, whatever the environment has, and without a
+// password nothing does.
+func TestLoginIsTheSourcesWhateverTheEnvironmentHas(t *testing.T) {
+	elsewhere(t)
+	opener, seen := mustPostgres(t, "host=db sslmode=disable"), make(chan seenLogin, 1)
+	var dialled []string
+	dial := func(_ context.Context, _, address string) (net.Conn, error) {
+		dialled = append(dialled, address)
+		client, server := net.Pipe()
+		go func() {
+			got, err := impostor(server, cleartext, "")
+			if err != nil {
+				t.Error(err)
+			}
+			seen <- got
+			_, _ = io.Copy(io.Discard, server)
+		}()
+		return client, nil
+	}
+	conn, err := opener.Open(t.Context(), Credential{Username: "app", Password: NewSecret("secret")}, dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if got := <-seen; got != (seenLogin{"app", "secret"}) {
+		t.Errorf("%q arrived", got)
+	}
+	if _, err := opener.Open(t.Context(), Credential{Username: "app"}, dial); err == nil || !strings.Contains(err.Error(), "no password") {
+		t.Errorf("without a password: %v", err)
+	}
+	if len(dialled) != 1 || dialled[0] != "db:5432" {
+		t.Errorf("dialled %q", dialled)
+	}
+}
+
+// lib/pq asks the operating system for a user name when it has none, and there may be
+// none.
+func TestPostgresNeedsNoUserOfTheOperatingSystem(t *testing.T) {
+	for _, dsn := range []string{
+		"", "host=db", "postgres://", "postgres://db/app", "postgres:///app?host=/run", "postgresql://h1,h2/app?port=1,2&application_name=@", "postgres://db?application_name=@",
+	} {
+		if cfg := mustPostgres(t, dsn).(postgres).cfg; cfg.User != "sqlrotate" {
+			t.Errorf("%q: user %q", dsn, cfg.User)
 		}
 	}
 }
