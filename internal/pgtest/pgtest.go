@@ -9,6 +9,9 @@
 // instead. There a database and roles are created, and dropped by Close; roles
 // are the server's, so the names that tests choose must not be in use there.
 //
+// The environment's PG variables are about servers of somebody else's, and lib/pq goes
+// by them: [Start] removes them from this process. [ClearEnvironment] does that alone.
+//
 // Nothing here imports testing. Passwords are kept out of the server's log.
 package pgtest
 
@@ -85,14 +88,30 @@ type Server struct {
 	// mu guards the fields below; it is never held across I/O.
 	mu   sync.Mutex
 	oids map[string][]int64 // of the roles made under each name
+	temp []*watchdog        // of TempDir's directories
 
 	closeOnce sync.Once
 	closeErr  error
 }
 
+// ClearEnvironment removes the variables that lib/pq reads from the environment of
+// this process: without a word, they would add to what a DSN says, or overrule it.
+func ClearEnvironment() {
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "SSLPG") {
+			_ = os.Unsetenv(name)
+		}
+	}
+}
+
+// Named reports whether the environment names a server for [Start] to use.
+func Named() bool { return os.Getenv(envServer) != "" }
+
 // Start starts a server, or connects to the one that the environment names. The
 // context bounds the start only. The error is [ErrUnavailable] if there is none.
 func Start(ctx context.Context, o Options) (*Server, error) {
+	ClearEnvironment()
 	named := os.Getenv(envServer)
 	if named != "" && !o.control() {
 		return attach(ctx, named)
@@ -165,11 +184,34 @@ func (s *Server) Close() error {
 				_ = s.admin.Close()
 			}
 			s.closeErr = s.proc.close()
-			return
+		} else {
+			s.closeErr = s.detach()
 		}
-		s.closeErr = s.detach()
+		s.mu.Lock()
+		temp := s.temp
+		s.mu.Unlock()
+		for _, w := range temp {
+			s.closeErr = errors.Join(s.closeErr, w.end())
+		}
 	})
 	return s.closeErr
+}
+
+// TempDir makes a directory that only this user can read. It is removed by Close, or
+// when this process ends for whatever reason, so it may hold a credential.
+func (s *Server) TempDir(ctx context.Context) (string, error) {
+	dir, err := os.MkdirTemp("", "sqlrotate-")
+	if err != nil {
+		return "", fmt.Errorf("pgtest: temporary directory: %w", err)
+	}
+	w, err := watch(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.temp = append(s.temp, w)
+	return dir, nil
 }
 
 // detach drops what was created on a server that isn't ours.

@@ -442,38 +442,54 @@ func TestAdminGetsInWhenTheServerIsFull(t *testing.T) {
 func TestCloseRemovesEverything(t *testing.T) {
 	t.Parallel()
 	s := New(t, Options{Control: true})
+	file := tempFile(t, s)
 	must(t, s.Pause(t.Context())) // a Close must cope
 	must(t, s.Close())
 	must(t, s.Close())
 	if s.proc.running() {
 		t.Error("the server runs")
 	}
-	if _, err := os.Stat(s.proc.dir); !os.IsNotExist(err) {
-		t.Errorf("directory: %v", err)
+	for _, path := range []string{s.proc.dir, filepath.Dir(file)} {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("directory: %v", err)
+		}
 	}
-	if s.proc.watchdog.ProcessState == nil {
+	if s.proc.watchdog.cmd.ProcessState == nil {
 		t.Error("the watchdog stands by")
 	}
+}
+
+// tempFile is in a directory of the server's that nobody else may enter.
+func tempFile(t *testing.T, s *Server) string {
+	t.Helper()
+	dir, err := s.TempDir(t.Context())
+	must(t, err)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the temporary directory is %v, %v", info.Mode(), err)
+	}
+	file := filepath.Join(dir, "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	return file
 }
 
 // TestServerDiesWithAKilledParent runs itself as the parent.
 func TestServerDiesWithAKilledParent(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("PGTEST_PARENT") != "" {
+	if os.Getenv("SQLROTATE_TEST_PARENT") != "" {
 		s := New(t, Options{Control: true})
 		must(t, s.Pause(t.Context()))
-		fmt.Println("ready", s.proc.cmd.Process.Pid, s.proc.dir)
+		fmt.Println("ready", s.proc.cmd.Process.Pid, s.proc.dir, tempFile(t, s))
 		<-t.Context().Done() // never
 	}
 	parent := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
-	parent.Env = append(os.Environ(), "PGTEST_PARENT=1")
+	parent.Env = append(os.Environ(), "SQLROTATE_TEST_PARENT=1")
 	out, err := parent.StdoutPipe()
 	must(t, err)
 	must(t, parent.Start())
 	var pid int
-	var dir, said string
+	var dir, file, said string
 	for lines := bufio.NewScanner(out); pid == 0 && lines.Scan(); said += lines.Text() + "\n" {
-		_, _ = fmt.Sscan(strings.TrimPrefix(lines.Text(), "ready "), &pid, &dir)
+		_, _ = fmt.Sscan(strings.TrimPrefix(lines.Text(), "ready "), &pid, &dir, &file)
 	}
 	if pid == 0 && strings.Contains(said, "SKIP") {
 		t.Skip(said)
@@ -486,10 +502,12 @@ func TestServerDiesWithAKilledParent(t *testing.T) {
 	}
 	must(t, parent.Process.Kill())
 	_ = parent.Wait()
-	eventually(t, "the directory is removed", func() bool {
-		_, err := os.Stat(dir)
-		return os.IsNotExist(err)
-	})
+	for _, path := range []string{dir, filepath.Dir(file)} {
+		eventually(t, "the directory is removed", func() bool {
+			_, err := os.Stat(path)
+			return os.IsNotExist(err)
+		})
+	}
 	eventually(t, "the server ends", func() bool {
 		all, err := processes()
 		of, there := all[pid]
@@ -526,6 +544,7 @@ func TestNamedServerIsUsedAndLeftAsItWas(t *testing.T) {
 	must(t, s.RevokeRole(t.Context(), "left"))
 	mustExec(t, s.Admin(), "CREATE TABLE owned (); ALTER TABLE owned OWNER TO guest")
 	must(t, ping(t, s, "guest", "secret"))
+	file := tempFile(t, s)
 	_, logErr := s.Log()
 	for _, err := range []error{s.Stop(Fast), s.Pause(t.Context()), s.Config(t.Context(), "a", "b"), logErr} {
 		if !errors.Is(err, ErrNotOurs) {
@@ -536,6 +555,9 @@ func TestNamedServerIsUsedAndLeftAsItWas(t *testing.T) {
 		t.Error("a CA from nowhere")
 	}
 	must(t, s.Close())
+	if _, err := os.Stat(filepath.Dir(file)); !os.IsNotExist(err) {
+		t.Errorf("its directory: %v", err)
+	}
 	if after := inventory(); after != before {
 		t.Errorf("before: %s\nafter: %s", before, after)
 	}
@@ -544,6 +566,16 @@ func TestNamedServerIsUsedAndLeftAsItWas(t *testing.T) {
 	if _, err := Start(t.Context(), Options{}); err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("a bad DSN gives %v", err)
 	}
+}
+
+func TestEnvironmentSaysNothingAboutTheServer(t *testing.T) {
+	for _, variable := range []string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGOPTIONS", "PGSSLMODE", "PGREQUIRESSL", "PGDATA"} {
+		t.Setenv(variable, "elsewhere")
+	}
+	s := New(t, Options{})
+	must(t, s.CreateRole(t.Context(), "undisturbed", "secret"))
+	must(t, ping(t, s, "undisturbed", "secret"))
+	must(t, s.RevokeRole(t.Context(), "undisturbed"))
 }
 
 func TestStartIsBoundByItsContext(t *testing.T) {

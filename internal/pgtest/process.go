@@ -1,4 +1,4 @@
-// The server process: its directory, its life, and the watchdog that outlives us.
+// The server process: its directory and its life.
 
 package pgtest
 
@@ -52,8 +52,7 @@ type process struct {
 	port     int
 	caFile   string
 
-	watchdog *exec.Cmd
-	leash    io.Closer // closing it, which our death does too, lets the watchdog go
+	watchdog *watchdog
 
 	// turn is held by whoever starts, stops, pauses or configures the server, and
 	// guards the fields below. These take their time: they wait for each other.
@@ -88,7 +87,7 @@ func launch(ctx context.Context, o Options) (_ *process, err error) {
 	if p.dir, err = p.owner.tempDir(); err != nil {
 		return nil, fmt.Errorf("pgtest: temporary directory: %w", err)
 	}
-	if err := p.watch(ctx); err != nil {
+	if p.watchdog, err = watch(ctx, p.dir); err != nil {
 		return nil, err
 	}
 	if err := p.initdb(ctx); err != nil {
@@ -101,37 +100,6 @@ func launch(ctx context.Context, o Options) (_ *process, err error) {
 	}
 	p.settings["max_connections"] = strconv.Itoa(o.maxConnections() + adminPool + reserved)
 	return p, p.startOnFreePort(ctx)
-}
-
-// watchdogScript stands by until its input ends, which it does when the process
-// at the other end of the pipe closes it or dies. Then it ends the server in the
-// directory $1, if one is left, and removes the directory. A server so young that
-// it has not written its pid yet finds its directory gone, and gives up.
-const watchdogScript = `
-while read -r _; do :; done
-pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
-if [ -n "$pid" ]; then
-	kill -QUIT "$pid" && kill -CONT "$pid" # it may have been paused
-	n=0
-	while [ $n -lt 100 ] && kill -0 "$pid"; do sleep 0.1; n=$((n+1)); done
-	kill -KILL "$pid"
-fi 2>/dev/null
-rm -rf "$1"
-`
-
-func (p *process) watch(ctx context.Context) error {
-	w := exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", watchdogScript, "sqlrotate-watchdog", p.dir)
-	w.Dir = "/"
-	w.SysProcAttr = attributes(nil)
-	leash, err := w.StdinPipe()
-	if err != nil {
-		return fmt.Errorf("pgtest: watchdog: %w", err)
-	}
-	if err := w.Start(); err != nil {
-		return fmt.Errorf("pgtest: watchdog: %w", err)
-	}
-	p.watchdog, p.leash = w, leash
-	return nil
 }
 
 // command is a server program, run by the owner with nothing of our environment:
@@ -370,12 +338,7 @@ func (p *process) stop(mode StopMode) error {
 func (p *process) close() error {
 	p.turn.Lock()
 	defer p.turn.Unlock()
-	err := errors.Join(p.stop(Fast), os.RemoveAll(p.dir))
-	if p.watchdog != nil {
-		_ = p.leash.Close()
-		_ = p.watchdog.Wait()
-	}
-	return err
+	return errors.Join(p.stop(Fast), p.watchdog.end())
 }
 
 // pause stops the postmaster, so that there can be no new children, and then
