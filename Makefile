@@ -36,8 +36,9 @@ RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: postgres ## watch a login being rotated under an application; DEMO="-compare" adds flags
-	go run ./cmd/sqlrotate demo $(DEMO)
+demo: postgres ## watch a login being rotated under three applications; DEMO="-every 1s" adds flags
+	@echo "Compiling the demo, which takes a moment, or a minute the first time."
+	@go run ./cmd/sqlrotate demo $(DEMO)
 
 # $(call each,STEPS) makes each of them, and says how long it took.
 define each

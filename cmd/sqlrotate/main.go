@@ -1,67 +1,138 @@
-// Command sqlrotate shows the sqlrotate package at work: "sqlrotate demo" runs an
-// application under load on a PostgreSQL of its own while its login is rotated.
+// Command sqlrotate shows the sqlrotate package at work: "sqlrotate demo" runs three
+// applications under load on a PostgreSQL of its own while their login is rotated.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"syscall"
-	"time"
 )
 
-const usage = `usage: sqlrotate demo [flags]
+// Exit statuses. Whoever is ended by a signal has 128 and its number, as in a shell.
+const (
+	statusOK     = 0
+	statusFailed = 1
+	statusUsage  = 2
+)
 
-demo starts a throwaway PostgreSQL, an agent that creates a new role again and
-again, publishes it in a file and drops the one before when the overlap ends, and
-an application that queries all the time. The exit status is 1 if a query failed
-or a session outlived its role.
+// stdio is where a command writes.
+type stdio struct{ out, err io.Writer }
 
-flags:
-`
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:]))
+// command is one of the things that this program does.
+type command struct {
+	name    string
+	summary string
+	run     func(ctx context.Context, s stdio, args []string) int
 }
 
-func run(ctx context.Context, args []string) int {
-	flags := flag.NewFlagSet("sqlrotate demo", flag.ContinueOnError)
-	var d demo
-	flags.DurationVar(&d.duration, "duration", 60*time.Second, "how long the application runs")
-	flags.DurationVar(&d.every, "every", 2*time.Second, "how often the login is rotated")
-	flags.DurationVar(&d.overlap, "overlap", 4*time.Second, "how long the old login outlives the new one's publication")
-	flags.IntVar(&d.connections, "connections", 20, "size of the pool")
-	flags.IntVar(&d.workers, "workers", 20, "goroutines that query")
-	flags.BoolVar(&d.compare, "compare", false, "then run the same through plain lib/pq, with the password fixed at start")
-	flags.Usage = func() {
-		_, _ = fmt.Fprint(flags.Output(), usage)
-		flags.PrintDefaults()
+func commands() []command {
+	return []command{
+		{"demo", "watch a database login being rotated under three applications", runDemo},
+		{"version", "print the version of this program", runVersion},
 	}
-	if len(args) == 0 || args[0] != "demo" {
-		flags.Usage()
-		return 2
+}
+
+func main() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		s := <-signals
+		signal.Reset() // the next one ends us at once
+		cancel(interruption{s})
+	}()
+	// Without this, a write to a closed pipe ends us on the spot.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+
+	status := run(ctx, stdio{os.Stdout, os.Stderr}, os.Args[1:])
+	var by interruption
+	if errors.As(context.Cause(ctx), &by) {
+		status = by.status()
 	}
-	switch err := flags.Parse(args[1:]); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	case flags.NArg() > 0:
-		flags.Usage()
-		return 2
+	os.Exit(status)
+}
+
+// interruption is why a command was told to end early.
+type interruption struct{ os.Signal }
+
+func (i interruption) Error() string { return "interrupted: " + i.String() }
+
+func (i interruption) status() int {
+	if number, ok := i.Signal.(syscall.Signal); ok {
+		return 128 + int(number)
 	}
-	ok, err := d.run(ctx)
-	switch {
-	case err != nil:
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	case !ok:
-		return 1
+	return statusFailed
+}
+
+func run(ctx context.Context, s stdio, args []string) int {
+	name := ""
+	if len(args) > 0 {
+		name, args = args[0], args[1:]
 	}
-	return 0
+	switch name {
+	case "":
+		usage(s.err)
+		return statusUsage
+	case "help", "-h", "-help", "--help":
+		if len(args) == 0 {
+			usage(s.out)
+			return statusOK
+		}
+		name, args = args[0], []string{"-h"}
+	}
+	for _, c := range commands() {
+		if c.name == name {
+			return c.run(ctx, s, args)
+		}
+	}
+	_, _ = fmt.Fprintf(s.err, "sqlrotate: there is no command %q\n\n", name)
+	usage(s.err)
+	return statusUsage
+}
+
+func usage(w io.Writer) {
+	_, _ = fmt.Fprint(w, "usage: sqlrotate <command> [flags]\n\n")
+	for _, c := range commands() {
+		_, _ = fmt.Fprintf(w, "  %-10s %s\n", c.name, c.summary)
+	}
+	_, _ = fmt.Fprint(w, "\n\"sqlrotate help <command>\" lists the flags of a command.\n")
+}
+
+func runVersion(_ context.Context, s stdio, args []string) int {
+	if len(args) > 0 {
+		_, _ = fmt.Fprint(s.err, "usage: sqlrotate version\n")
+		return statusUsage
+	}
+	info, _ := debug.ReadBuildInfo()
+	_, _ = fmt.Fprintln(s.out, version(info))
+	return statusOK
+}
+
+// version says what was built from what. Without build information, info is nil.
+func version(info *debug.BuildInfo) string {
+	built := fmt.Sprintf("%s %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	if info == nil {
+		return "sqlrotate, version unknown, " + built
+	}
+	text := "sqlrotate " + info.Main.Version
+	if info.Main.Version == "" {
+		text = "sqlrotate (devel)"
+	}
+	settings := map[string]string{}
+	for _, setting := range info.Settings {
+		settings[setting.Key] = setting.Value
+	}
+	if revision := settings["vcs.revision"]; revision != "" {
+		text += ", commit " + revision[:min(12, len(revision))]
+		if settings["vcs.modified"] == "true" {
+			text += " with changes"
+		}
+	}
+	return text + ", " + built
 }
