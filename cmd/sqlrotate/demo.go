@@ -36,7 +36,7 @@ the file for each login. The exit status is 1 if a request of the first failed
 or one of its sessions outlived its login.
 
 If the environment variable SQLROTATE_TEST_POSTGRES is set, to the DSN of a
-superuser, its server is used, and left as it was.
+superuser, its server is used, and left as it was unless the demo is killed.
 
 flags:
 `

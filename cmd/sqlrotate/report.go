@@ -18,7 +18,7 @@ func (d demo) opening(file, host string, port int) string {
 	lifetime, _ := d.window().MaxLifetime() // checked
 	w := d.window()
 	var b strings.Builder
-	b.WriteString(wrap("", fmt.Sprintf("PostgreSQL listens at %s:%d. Every %v the agent makes a login there, writes it to %s, and drops the one before %v later. Each application has %s and %s.",
+	b.WriteString(wrap("", fmt.Sprintf("PostgreSQL listens at %s:%d. Every %v the agent makes a login there, writes it to %s, and drops the one before %v later. Each application has a pool of %s and %s.",
 		host, port, d.every, file, d.dropAfter(), counted(d.connections, "connection"), counted(d.workers, "worker"))))
 	b.WriteString("\n")
 	b.WriteString(wrap("  sqlrotate     ", fmt.Sprintf("reads the file and retires connections in time: overlap %v - lag %v - checkout %v = %v to live", w.Overlap, w.Lag, w.Checkout, lifetime)))
