@@ -160,7 +160,11 @@ func (o output) Write(p []byte) (int, error) {
 
 // run runs it all and prints what it came to, also when ctx ends it early.
 func (d demo) run(ctx context.Context, w io.Writer) (_ outcome, err error) {
-	_, _ = fmt.Fprintln(w, "Starting a PostgreSQL, an agent that rotates its login, and three applications.")
+	if pgtest.Named() {
+		_, _ = fmt.Fprintln(w, "Starting an agent that rotates a login, and three applications that use it.")
+	} else {
+		_, _ = fmt.Fprintln(w, "Starting a PostgreSQL, an agent that rotates its login, and three applications.")
+	}
 	server, err := d.start(ctx)
 	if err != nil {
 		return outcome{}, err

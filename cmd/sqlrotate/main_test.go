@@ -34,16 +34,13 @@ func (p panicker) Write(text []byte) (int, error) {
 	if !strings.HasPrefix(string(text), "   1s ") {
 		return os.Stdout.Write(text)
 	}
-	ready, _ := os.Stdout.WriteString("panics next\n")
+	_, _ = os.Stdout.WriteString("panics next\n")
 	_, _ = os.Stdin.Read(make([]byte, 1)) // until the test has looked around
 	if p.elsewhere {
 		go panic("planted")
 		select {}
 	}
-	if ready > 0 {
-		panic("planted")
-	}
-	return 0, nil
+	panic("planted")
 }
 
 // narrow fails unless every line fits into 80 columns.
