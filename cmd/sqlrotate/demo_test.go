@@ -93,6 +93,7 @@ func TestDemoConvinces(t *testing.T) {
 
 // A login that is dropped as soon as it has a successor takes sessions by surprise.
 func TestDemoFailsWhenSqlrotateDoes(t *testing.T) {
+	t.Parallel()
 	var out, errout transcript
 	status := run(t.Context(), stdio{&out, &errout}, strings.Fields("demo -duration 2s -every 1s -overlap 2s -revoke-after 1ms -connections 5 -workers 5"))
 	needServer(t, errout.text.String())
@@ -103,6 +104,7 @@ func TestDemoFailsWhenSqlrotateDoes(t *testing.T) {
 }
 
 func TestServerWithoutRoomIsRefusedWithTheNumber(t *testing.T) {
+	t.Parallel()
 	d := defaults(t)
 	server := pgtest.New(t, pgtest.Options{MaxConnections: d.sessions() - 10})
 	err := d.prepare(t.Context(), server)
