@@ -22,9 +22,9 @@ INTEGRATION = integration integration/kubelet integration/containers
 VAULT_VERSION = $(shell cd integration/vaultbin && GOWORK=off go list -m -f '{{.Version}}' github.com/hashicorp/vault | tr -d v)
 VAULT = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sqlrotate/vault-$(VAULT_VERSION)
 
-BENCH     = .
-BENCHTIME = 1s
-SOAK      = 2m
+BENCH     ?= .
+BENCHTIME ?= 1s
+SOAK      ?= 2m
 
 # What runs tests. In CI one that failed for the machine's sake is run once more, and
 # REPORT is a file for their names.
@@ -64,7 +64,7 @@ integration: need-integration tools bin/retest ## with a real Vault, which it bu
 	$(call each,$(INTEGRATION_STEPS))
 
 soak-tests:
-	SQLROTATE_SOAK=$(SOAK) $(RETEST) -parallel=1 -timeout=0 -run=^TestSoak .
+	SQLROTATE_SOAK=$(SOAK) $(RETEST) -timeout=0 -run=^TestSoak .
 
 # In turn, for SOAK altogether.
 fuzz:
