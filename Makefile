@@ -69,7 +69,8 @@ soak-tests:
 # In turn, for SOAK altogether.
 fuzz:
 	@targets=$$(grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func | |' | sort); \
-	each=$$(($$(echo '$(SOAK)' | sed 's/h/*3600+/; s/m/*60+/; s/s/+/; s/$$/0/') / $$(echo "$$targets" | wc -l))); \
+	soak=$$(($$(echo '$(SOAK)' | sed 's/h/*3600+/; s/m/*60+/; s/s/+/; s/$$/0/'))); \
+	each=$$((soak / $$(echo "$$targets" | wc -l) + 1)); \
 	echo "$$targets" | while read -r package target; do \
 		echo "$$target in $$package"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $${each}s $$package || exit 1; \
 	done
