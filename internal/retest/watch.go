@@ -130,12 +130,15 @@ func (w *watch) hear(i id, line string) {
 		r.output = append(r.output, line)
 	}
 	m := w.marksOf(i)
-	for _, start := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: ", "testing.go:"} {
-		if trimmed := strings.TrimSpace(line); strings.HasPrefix(trimmed, start) && (start != "testing.go:" || strings.Contains(trimmed, "race detected")) {
-			m.grave = true
-		}
-	}
+	m.grave = m.grave || isGrave(strings.TrimSpace(line))
 	m.unproven = m.unproven || strings.Contains(line, "nothing is proven")
+}
+
+// isGrave reports whether a line is the Go runtime's about something that no machine
+// makes happen.
+func isGrave(line string) bool {
+	return strings.HasPrefix(line, "WARNING: DATA RACE") || strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") ||
+		strings.HasPrefix(line, "testing.go:") && strings.HasSuffix(line, "race detected during execution of test")
 }
 
 func (w *watch) end(i id, e event, now time.Time) {
@@ -204,7 +207,7 @@ func (w *watch) endPackage(pkg, action string, took time.Duration, r *running, n
 		for i, unfinished := range w.running {
 			if i.pkg == pkg { // the process has died
 				excused = false
-				w.print(now, fmt.Sprintf("--- FAIL: %s did not end\n%s", i.test, strings.Join(unfinished.output, "")))
+				w.print(now, strings.Join(unfinished.output, "")+"--- FAIL: "+i.test+" did not end")
 				delete(w.running, i)
 			}
 		}
