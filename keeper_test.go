@@ -175,7 +175,7 @@ func TestServerThatIsDownIsNotHammered(t *testing.T) {
 			t.Errorf("%d attempts in a minute", n)
 		}
 		if n := r.server.open("v1"); n != 3 {
-			t.Errorf("%d old connections, want all 3: nothing is proven", n)
+			t.Errorf("%d old connections, want all 3 before the drain", n)
 		}
 		r.server.set(func(s *fakeServer) { s.down = nil })
 		time.Sleep(30 * time.Second)
