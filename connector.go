@@ -140,7 +140,7 @@ type sourceState struct {
 
 // New returns a connector. It does no I/O: the source is first read for the first
 // connection. An error says what is missing in cfg, or shows the sum of a window
-// in which nothing is left for a connection to live.
+// in which next to nothing is left for a connection to live.
 //
 // The connector starts to work in the background when the first connection is
 // asked for, or with [Connector.Manage]; [Connector.Close] ends that.
@@ -151,7 +151,7 @@ func New(cfg Config) (*Connector, error) {
 	case cfg.Opener == nil:
 		return nil, errors.New("sqlrotate: Config.Opener is nil")
 	}
-	maxLifetime, err := cfg.Window.MaxLifetime()
+	maxLifetime, short, err := cfg.Window.lifetime()
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +176,9 @@ func New(cfg Config) (*Connector, error) {
 	}
 	if cfg.Trace != nil {
 		c.trace = *cfg.Trace
+	}
+	if short {
+		c.log.Warn("sqlrotate: the window leaves connections little time to live: they will log in again and again", "max_lifetime", maxLifetime)
 	}
 	c.ctx, c.close = context.WithCancel(context.Background())
 	return c, nil

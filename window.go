@@ -3,8 +3,21 @@
 package sqlrotate
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"time"
+)
+
+const (
+	// least is the shortest duration that anybody can mean: what is shorter was
+	// written without its unit, as in MaxAge: 30.
+	least = time.Millisecond
+
+	// A MaxLifetime below leastLifetime is refused: each query would log in. One below
+	// shortLifetime is warned of.
+	leastLifetime = 100 * time.Millisecond
+	shortLifetime = 10 * time.Second
 )
 
 // Defaults of [Window]: the slowest usual way for a secret to reach a process,
@@ -26,6 +39,10 @@ const (
 // publication, is taken out of service at most MaxLifetime later, and is idle at
 // most checkout after that: before the revocation.
 //
+// A connection is replaced at least once per MaxLifetime, so a pool of N makes some
+// N / MaxLifetime logins a second: [New] warns of less than 10 s, and refuses less than
+// 100 ms.
+//
 // The zero Window is not valid: the overlap is a property of whoever rotates the
 // credential, and has no default. Rotation without any overlap is asked for with
 // [InPlace].
@@ -39,7 +56,7 @@ type Window struct {
 	// to about 90 s; an agent that writes to a shared volume needs about a
 	// second). Negative means none. It includes what the source adds:
 	// FileOptions.Poll where no events arrive, FileOptions.Settle for files that are
-	// written in place, CacheOptions.MaxAge behind [Cached] for credentials without a
+	// written in place, CacheOptions.MaxAge behind a [CachedSource] for credentials without a
 	// NotAfter.
 	Lag time.Duration
 
@@ -63,8 +80,8 @@ type Window struct {
 func InPlace() Window { return Window{inPlace: true} }
 
 // MaxLifetime returns Overlap - Lag - Checkout, the longest time for which a
-// connection may be reused. It is an error if nothing is left, or if Overlap is
-// not positive. For [InPlace] it is 0, which database/sql takes for no limit.
+// connection may be reused. It is an error if nothing is left, if Overlap is not
+// positive, or if a field is so short that its unit must be missing (below 1 ms). For [InPlace] it is 0, which database/sql takes for no limit.
 func (w Window) MaxLifetime() (time.Duration, error) {
 	if w.inPlace {
 		return 0, nil
@@ -72,7 +89,12 @@ func (w Window) MaxLifetime() (time.Duration, error) {
 	if w.Overlap <= 0 {
 		return 0, fmt.Errorf("sqlrotate: window: overlap is %v: set Window.Overlap to how long the old credential stays valid after its successor is published, or use InPlace()", w.Overlap)
 	}
-	left := w.Overlap - w.lag() - w.checkout()
+	err := errors.Join(plausible("Window.Overlap", w.Overlap), plausible("Window.Lag", w.Lag), plausible("Window.Checkout", w.Checkout))
+	if err != nil {
+		return 0, err
+	}
+	left := w.Overlap - w.lag()
+	left = max(left, math.MinInt64+w.checkout()) - w.checkout() // doesn't overflow
 	if left <= 0 {
 		return 0, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - checkout %v%s = %v: nothing is left for a connection to live",
 			w.Overlap, w.lag(), isDefault(w.Lag), w.checkout(), isDefault(w.Checkout), left)
@@ -91,6 +113,28 @@ func (w Window) end(seen time.Time) time.Time {
 		return time.Time{}
 	}
 	return seen.Add(w.Overlap - w.lag())
+}
+
+// lifetime is MaxLifetime for a connector, and whether it is so short that somebody
+// should be told.
+func (w Window) lifetime() (d time.Duration, short bool, err error) {
+	d, err = w.MaxLifetime()
+	switch {
+	case err != nil || w.inPlace:
+		return d, false, err
+	case d < leastLifetime:
+		return 0, false, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - checkout %v%s = %v: that is too short for a connection to live",
+			w.Overlap, w.lag(), isDefault(w.Lag), w.checkout(), isDefault(w.Checkout), d)
+	}
+	return d, d < shortLifetime, nil
+}
+
+// plausible refuses a duration that can only be a number without its unit.
+func plausible(field string, d time.Duration) error {
+	if d <= 0 || d >= least {
+		return nil
+	}
+	return fmt.Errorf("sqlrotate: %s is %v: give it a unit, as in %d*time.Second", field, d, d.Nanoseconds())
 }
 
 // orDefault reads a field whose zero means def and whose negative means none.

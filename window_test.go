@@ -1,6 +1,9 @@
 package sqlrotate
 
 import (
+	"bytes"
+	"log/slog"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +27,17 @@ func TestMaxLifetime(t *testing.T) {
 		{Window{Overlap: -m}, 0, "overlap is -1m0s"},
 		{Window{Lag: s, Checkout: s}, 0, "InPlace()"},
 		{InPlace(), 0, ""},
+		{Window{Overlap: 10 * m, Lag: math.MaxInt64, Checkout: math.MaxInt64}, 0, "nothing is left"},
+		{Window{Overlap: 10 * m, Lag: math.MaxInt64}, 0, "nothing is left"},
+		{Window{Overlap: 1 << 62, Lag: math.MaxInt64, Checkout: math.MaxInt64}, 0, "nothing is left"},
+		{Window{Overlap: math.MaxInt64, Lag: math.MinInt64, Checkout: math.MinInt64}, math.MaxInt64, ""},
+		{Window{Overlap: math.MaxInt64, Lag: math.MaxInt64 - 1, Checkout: -1}, 1, ""},
+		{Window{Overlap: math.MinInt64, Lag: math.MaxInt64, Checkout: math.MaxInt64}, 0, "set Window.Overlap"},
+		{Window{Overlap: 600, Lag: -1, Checkout: -1}, 0, "Window.Overlap is 600ns: give it a unit, as in 600*time.Second"},
+		{Window{Overlap: time.Millisecond - 1, Lag: -1, Checkout: -1}, 0, "Window.Overlap"},
+		{Window{Overlap: time.Millisecond, Lag: -1, Checkout: -1}, time.Millisecond, ""},
+		{Window{Overlap: 10 * m, Lag: 90, Checkout: 30}, 0, "Window.Checkout is 30ns"},
+		{Window{Overlap: 10 * m, Lag: 1}, 0, "Window.Lag is 1ns"},
 	} {
 		got, err := test.window.MaxLifetime()
 		if got != test.want || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
@@ -45,6 +59,44 @@ func TestEndOfTheWindowCountsFromThePublication(t *testing.T) {
 	} {
 		if got := test.window.end(seen); !got.Equal(test.want) {
 			t.Errorf("%+v: %v, want %v", test.window, got, test.want)
+		}
+	}
+}
+
+// A window that makes each query log in is refused, and one that makes many do so is
+// warned of.
+func TestConnectorAndAWindowThatLeavesLittleToLive(t *testing.T) {
+	for _, test := range []struct {
+		left time.Duration
+		says string // the error or the log
+	}{
+		{1, "= 1ns: that is too short"},
+		{leastLifetime - 1, "too short"},
+		{leastLifetime, "level=WARN"},
+		{time.Second, "max_lifetime=1s"},
+		{shortLifetime - 1, "level=WARN"},
+		{shortLifetime, ""},
+	} {
+		var log bytes.Buffer
+		_, err := New(Config{
+			Source: Static(login("v1", time.Time{})), Opener: newFakeServer(), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			Window: Window{Overlap: 2*time.Minute + test.left},
+		})
+		said := log.String()
+		if err != nil {
+			said += err.Error()
+		}
+		if (err != nil) != (test.left < leastLifetime) || (said == "") != (test.says == "") || !strings.Contains(said, test.says) {
+			t.Errorf("%v left: %q", test.left, said)
+		}
+	}
+}
+
+func TestEndOfAWindowThatIsLongerThanCanBe(t *testing.T) {
+	seen := time.Now()
+	for _, w := range []Window{{Overlap: math.MaxInt64}, {Overlap: math.MaxInt64, Lag: -1}} {
+		if end := w.end(seen); end.Sub(seen) < 290*365*24*time.Hour {
+			t.Errorf("%+v ends %v", w, end)
 		}
 	}
 }
