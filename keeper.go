@@ -153,7 +153,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 		wakeLogin = c.startLoginLocked(d.standby, now)
 	}
 	wakeRead := c.readDueLocked()
-	ending, wakeAlarm := c.endingLocked(now)
+	ending, end, wakeAlarm := c.endingLocked(now)
 	c.mu.Unlock()
 
 	for _, db := range dbs {
@@ -174,7 +174,11 @@ func (c *Connector) step(now time.Time) time.Duration {
 		c.poke()
 	}
 	if ending != nil {
-		c.log.Warn("sqlrotate: the credential ends soon and no successor has come", "version", ending.label(), "user", ending.cred.Username, "end", ending.deadline())
+		when := "ends soon"
+		if past(end, now) {
+			when = "has ended"
+		}
+		c.log.Warn("sqlrotate: the credential "+when+" and no successor has come", "version", ending.label(), "user", ending.cred.Username, "end", end)
 	}
 	if !wakeRead.IsZero() && !now.Before(wakeRead) {
 		wakeRead = c.readInBackground(now)
@@ -230,18 +234,18 @@ func (c *Connector) severLocked(now time.Time) (over []*session, wake time.Time)
 	return over, wake
 }
 
-// endingLocked returns the current version if it is time to say that it ends soon, or
-// else when that will be.
-func (c *Connector) endingLocked(now time.Time) (v *version, wake time.Time) {
+// endingLocked returns the current version and its end if it is time to say that it
+// ends, or else when that will be.
+func (c *Connector) endingLocked(now time.Time) (v *version, end, wake time.Time) {
 	v = c.currentLocked()
 	if v == nil || v.warned || v.deadline().IsZero() {
-		return nil, time.Time{}
+		return nil, end, wake
 	}
 	if alarm := c.alarm(v); !past(alarm, now) {
-		return nil, alarm
+		return nil, end, alarm
 	}
 	v.warned = true
-	return v, time.Time{}
+	return v, v.deadline(), wake
 }
 
 // sever closes a session whose credential has ended, or only tells of it.

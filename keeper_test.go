@@ -1182,3 +1182,22 @@ func TestLeaseWithoutASuccessor(t *testing.T) {
 		}
 	})
 }
+
+// What a source gives may have ended when it comes: the log doesn't say that it will.
+func TestLogOfACredentialThatHasEndedAlready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &logbook{}
+		r := newRig(t, func(cfg *Config) {
+			cfg.Source.(*fakeSource).set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: time.Now().Add(-time.Hour)}, nil)
+			cfg.Logger = log.logger()
+			cfg.Bridge = -1
+		})
+		if r.db.Ping() == nil {
+			t.Fatal("a login with a credential that has ended")
+		}
+		synctest.Wait()
+		if said := log.String(); !strings.Contains(said, "the credential has ended and no successor has come") || strings.Contains(said, "ends soon") {
+			t.Errorf("the log says:\n%s", said)
+		}
+	})
+}
