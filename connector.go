@@ -271,13 +271,13 @@ func (c *Connector) read(ctx context.Context) (*version, error) {
 	return c.readWith(ctx, c.cfg.Source.Credential)
 }
 
-// reread is read past every cache, after rejected was refused.
-func (c *Connector) reread(ctx context.Context, rejected Credential) (*version, error) {
+// reread is read past every cache, after refused was refused.
+func (c *Connector) reread(ctx context.Context, refused Credential) (*version, error) {
 	r, ok := c.cfg.Source.(Refresher)
 	if !ok {
 		return c.read(ctx)
 	}
-	return c.readWith(ctx, func(ctx context.Context) (Credential, error) { return r.Refresh(ctx, rejected) })
+	return c.readWith(ctx, func(ctx context.Context) (Credential, error) { return r.Refresh(ctx, refused) })
 }
 
 func (c *Connector) readWith(ctx context.Context, credential func(context.Context) (Credential, error)) (*version, error) {

@@ -289,9 +289,9 @@ type refresherFake struct {
 	rejected []Credential
 }
 
-func (s *refresherFake) Refresh(ctx context.Context, rejected Credential) (Credential, error) {
+func (s *refresherFake) Refresh(ctx context.Context, refused Credential) (Credential, error) {
 	s.mu.Lock()
-	s.rejected = append(s.rejected, rejected)
+	s.rejected = append(s.rejected, refused)
 	s.mu.Unlock()
 	return s.Credential(ctx)
 }

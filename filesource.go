@@ -299,10 +299,10 @@ func (s *FileSource) Credential(ctx context.Context) (Credential, error) {
 	return s.last(), nil
 }
 
-// Refresh returns a credential other than rejected if there is one. It waits for
+// Refresh returns a credential other than refused if there is one. It waits for
 // content that is about to be believed.
-func (s *FileSource) Refresh(ctx context.Context, rejected Credential) (Credential, error) {
-	if cred := s.last(); !cred.SameLogin(rejected) {
+func (s *FileSource) Refresh(ctx context.Context, refused Credential) (Credential, error) {
+	if cred := s.last(); !cred.SameLogin(refused) {
 		return cred, nil
 	}
 	timer := time.NewTimer(s.opt.settle() + 2*young)
@@ -310,7 +310,7 @@ func (s *FileSource) Refresh(ctx context.Context, rejected Credential) (Credenti
 	for {
 		changed := s.Changed()
 		cred, err := s.Credential(ctx)
-		if err != nil || !cred.SameLogin(rejected) || !s.undecided() {
+		if err != nil || !cred.SameLogin(refused) || !s.undecided() {
 			return cred, err
 		}
 		select {

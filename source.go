@@ -95,7 +95,7 @@ func (c Credential) SameLogin(other Credential) bool {
 //  1. Latest. Credential returns the newest credential that the caller could use,
 //     not one remembered from an earlier call, unless a newer one can't be had.
 //     A source that needs longer than some milliseconds, or that crosses a
-//     network, is put behind [Cached].
+//     network, is put behind a [CachedSource].
 //  2. In order. A call that starts after another one has returned a credential
 //     never returns an older one. (Otherwise a connection could log in with a
 //     credential that its neighbour has already seen replaced, and the connector
@@ -144,8 +144,8 @@ type Notifier interface {
 // refused by the server.
 type Refresher interface {
 	// Refresh returns a credential read afresh, past every cache. A source that
-	// already holds another one than rejected returns that at once: of many
+	// already holds another one than refused returns that at once: of many
 	// callers whose logins were refused together, only one causes a fetch. It is
 	// asked again and again while logins are refused, and bounds what that costs.
-	Refresh(ctx context.Context, rejected Credential) (Credential, error)
+	Refresh(ctx context.Context, refused Credential) (Credential, error)
 }

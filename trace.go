@@ -162,7 +162,7 @@ func (c *Connector) infoLocked(v *version) VersionStats {
 // Healthy returns nil if the latest credential is good and nothing threatens that, as
 // far as the connector knows without asking the server. Else the error says what is
 // wrong, and since when, for an operator to act on; after Close it is [ErrClosed]. It
-// does no I/O. If the source has a method Healthy() error, what that says is part of
+// does no I/O. If the source has a method CheckHealth() error, what that says is part of
 // it. It knows nothing before the first login (call db.Ping at the start), and a
 // server that is down or full is no fault of a credential that has worked before.
 //
@@ -172,10 +172,8 @@ func (c *Connector) infoLocked(v *version) VersionStats {
 func (c *Connector) Healthy() error {
 	var problems []string
 	say := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	if s, ok := c.cfg.Source.(interface{ Healthy() error }); ok {
-		if err := s.Healthy(); err != nil {
-			say("%s", strings.TrimPrefix(err.Error(), "sqlrotate: "))
-		}
+	if err := checkSource(c.cfg.Source); err != nil {
+		say("%s", strings.TrimPrefix(err.Error(), "sqlrotate: "))
 	}
 
 	now := time.Now()
@@ -222,6 +220,17 @@ func (c *Connector) Healthy() error {
 		return nil
 	}
 	return errors.New("sqlrotate: " + strings.Join(problems, "; "))
+}
+
+// checkSource returns what src says about its own health, if it can.
+func checkSource(src Source) error {
+	switch s := src.(type) {
+	case interface{ CheckHealth() error }:
+		return s.CheckHealth()
+	case interface{ Healthy() error }:
+		return s.Healthy()
+	}
+	return nil
 }
 
 // fallbackLocked says what logins do while the current version is refused.

@@ -24,7 +24,10 @@ func newAPIApp(d *database, path string, window sqlrotate.Window) (*app, *sqlrot
 		d.tb.Fatal(err)
 	}
 	log := &logbook{}
-	source := sqlrotate.Cached(vaultsource.New(d.v.client(token.Auth.ClientToken), path), sqlrotate.CacheOptions{Logger: log.logger()})
+	source, err := sqlrotate.NewCachedSource(vaultsource.New(d.v.client(token.Auth.ClientToken), path), sqlrotate.CacheOptions{Logger: log.logger()})
+	if err != nil {
+		d.tb.Fatal(err)
+	}
 	d.tb.Cleanup(func() { _ = source.Close() })
 	return newApp(d, source, window, log), source
 }

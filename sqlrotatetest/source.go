@@ -90,12 +90,12 @@ func (s *Source) Credential(ctx context.Context) (sqlrotate.Credential, error) {
 	return s.cred, nil
 }
 
-// Refresh implements [sqlrotate.Refresher]: it remembers rejected and reads, if it
+// Refresh implements [sqlrotate.Refresher]: it remembers refused and reads, if it
 // does not hold another credential.
-func (s *Source) Refresh(ctx context.Context, rejected sqlrotate.Credential) (sqlrotate.Credential, error) {
+func (s *Source) Refresh(ctx context.Context, refused sqlrotate.Credential) (sqlrotate.Credential, error) {
 	s.mu.Lock()
-	s.rejected = append(s.rejected, rejected)
-	cred, held := s.cred, s.err == nil && !s.cred.SameLogin(rejected)
+	s.rejected = append(s.rejected, refused)
+	cred, held := s.cred, s.err == nil && !s.cred.SameLogin(refused)
 	s.mu.Unlock()
 	if held {
 		return cred, nil

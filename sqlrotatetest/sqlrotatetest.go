@@ -16,7 +16,7 @@ import (
 
 // Harness is a [sqlrotate.Source] with the strings to pull on it.
 type Harness struct {
-	// Source is what is checked: itself, not behind [sqlrotate.Cached], which
+	// Source is what is checked: itself, not behind a [sqlrotate.CachedSource], which
 	// remembers. It is used from many goroutines, and not closed.
 	// If it is a [sqlrotate.Notifier] or a [sqlrotate.Refresher], that is checked
 	// as well.
