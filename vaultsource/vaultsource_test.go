@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -252,6 +253,114 @@ func TestErrorsSayWhatVaultSaidAndNoMore(t *testing.T) {
 	_, err = s.Credential(t.Context())
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestStatusAndHealth(t *testing.T) {
+	f, client := newFakeVault(t)
+	s := New(client, "database/creds/app")
+	if st := s.Status(); st != (Status{}) || s.CheckHealth() != nil {
+		t.Errorf("before the first call: %+v", st)
+	}
+	from := time.Now()
+	f.issue("u1", "p1", "lease1")
+	credential(t, s)
+	st := s.Status()
+	read := st.ReadAt
+	want := Status{Username: "u1", ReadAt: read, Reads: 1, LeaseID: "lease1", LeaseDuration: 10 * time.Minute, NotAfter: st.NotAfter}
+	if st != want || read.Before(from) || st.NotAfter.Sub(read.Round(0)) != 10*time.Minute {
+		t.Errorf("a login is read: %+v", st)
+	}
+
+	f.set(func(f *fakeVault) { f.duration = 600 })
+	credential(t, s)
+	credential(t, s)
+	if st := s.Status(); st.Renewals != 2 || st.RenewedAt.Before(read) || !st.NotAfter.After(want.NotAfter) || st.Reads != 1 || !st.ReadAt.Equal(read) {
+		t.Errorf("renewed twice: %+v", st)
+	}
+	health(t, s, "")
+
+	f.set(func(f *fakeVault) { f.status = http.StatusServiceUnavailable })
+	for range 2 {
+		if cred, err := s.Credential(t.Context()); err == nil {
+			t.Errorf("a sealed Vault gave %v", cred)
+		}
+	}
+	st = s.Status()
+	if st.Failures != 2 || st.FailingSince.Before(from) || st.Err == nil || st.Renewals != 2 || st.Username != "u1" {
+		t.Errorf("sealed: %+v", st)
+	}
+	health(t, s, `sqlrotate: vault database/creds/app: status 503: no (failing for 0s, failures: 2; the lease of user "u1" ends at `)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Refresh(ctx, s.lease.cred); err == nil {
+		t.Error("cancelled, and it gave a login")
+	}
+	if now := s.Status(); now.Failures != 2 || !now.FailingSince.Equal(st.FailingSince) {
+		t.Errorf("a caller gave up: %+v", now)
+	}
+
+	f.issue("u2", "p2", "lease2")
+	if _, err := s.Refresh(t.Context(), s.lease.cred); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status(); st.Username != "u2" || st.Reads != 2 || st.Renewals != 0 || !st.RenewedAt.IsZero() || st.Failures != 0 || !st.FailingSince.IsZero() || st.Err != nil {
+		t.Errorf("another login: %+v", st)
+	}
+	health(t, s, "")
+
+	s.lease.cred.NotAfter = time.Now().Add(-time.Minute)
+	s.note(nil)
+	health(t, s, `the lease of user "u2" ended 1m0s ago`)
+}
+
+// A lease that is renewed, but not for its whole time, while no login can be made,
+// hides from the application what an operator must know.
+func TestHealthTellsOfALeaseThatIsOnlyBridged(t *testing.T) {
+	f, client := newFakeVault(t)
+	s := New(client, "database/creds/app")
+	f.issue("u1", "p1", "lease1")
+	credential(t, s)
+	s.lease.cred.NotAfter = time.Now().Add(100 * time.Second)
+	f.set(func(f *fakeVault) { f.status, f.renew, f.duration = http.StatusInternalServerError, http.StatusOK, 400 })
+	if cred := credential(t, s); cred.Username != "u1" {
+		t.Errorf("%v", cred)
+	}
+	if st := s.Status(); st.Failures != 1 || st.Renewals != 1 {
+		t.Errorf("%+v", st)
+	}
+	health(t, s, `status 500: no (failing for 0s, failures: 1; the lease of user "u1" ends at`)
+}
+
+// Status and CheckHealth are for when Vault hangs.
+func TestStatusDoesNotWaitForVault(t *testing.T) {
+	s := New(nil, "path")
+	s.turn <- struct{}{}
+	if st := s.Status(); st != (Status{}) || s.CheckHealth() != nil {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestLeaseLongerThanCanBe(t *testing.T) {
+	f, client := newFakeVault(t)
+	s := New(client, "database/creds/app")
+	f.issue("u1", "p1", "lease1")
+	f.set(func(f *fakeVault) { f.body["lease_duration"], f.duration = math.MaxInt64, math.MaxInt64 })
+	for range 2 { // read, and renewed
+		if cred := credential(t, s); time.Until(cred.NotAfter) < 290*365*24*time.Hour {
+			t.Errorf("it ends at %v", cred.NotAfter)
+		}
+	}
+	if st := s.Status(); st.Renewals != 1 || st.Reads != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// health checks what CheckHealth says; nothing if want is empty.
+func health(t *testing.T, s *Source, want string) {
+	t.Helper()
+	if err := s.CheckHealth(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+		t.Errorf("health: %v; want %q", err, want)
 	}
 }
 
