@@ -56,8 +56,8 @@ type Window struct {
 	// to about 90 s; an agent that writes to a shared volume needs about a
 	// second). Negative means none. It includes what the source adds:
 	// FileOptions.Poll where no events arrive, FileOptions.Settle for files that are
-	// written in place, CacheOptions.MaxAge behind a [CachedSource] for credentials without a
-	// NotAfter.
+	// written in place, CacheOptions.MaxAge in a [CachedSource] for credentials without
+	// a NotAfter.
 	Lag time.Duration
 
 	// Checkout is the longest time for which one connection is in use: the
@@ -81,7 +81,8 @@ func InPlace() Window { return Window{inPlace: true} }
 
 // MaxLifetime returns Overlap - Lag - Checkout, the longest time for which a
 // connection may be reused. It is an error if nothing is left, if Overlap is not
-// positive, or if a field is so short that its unit must be missing (below 1 ms). For [InPlace] it is 0, which database/sql takes for no limit.
+// positive, or if a field is so short that its unit must be missing (below 1 ms). For
+// [InPlace] it is 0, which database/sql takes for no limit.
 func (w Window) MaxLifetime() (time.Duration, error) {
 	if w.inPlace {
 		return 0, nil
