@@ -112,6 +112,8 @@ type Connector struct {
 	wg    sync.WaitGroup
 	wake  chan struct{} // tells the keeper that something has changed
 
+	deadlines *deadlines // of the versions that have sessions
+
 	// mu guards what follows. Nothing slow and nothing of others (source, driver,
 	// *sql.DB, callbacks, logger) is called under it.
 	mu       sync.Mutex
@@ -181,6 +183,7 @@ func New(cfg Config) (*Connector, error) {
 		c.log.Warn("sqlrotate: the window leaves connections little time to live: they will log in again and again", "max_lifetime", maxLifetime)
 	}
 	c.ctx, c.close = context.WithCancel(context.Background())
+	c.deadlines = newDeadlines(c.expire)
 	return c, nil
 }
 
@@ -244,6 +247,7 @@ func (c *Connector) Close() error {
 	c.standbys = nil
 	c.mu.Unlock()
 	c.close()
+	c.deadlines.stop()
 	c.wg.Wait()
 	for _, s := range standbys {
 		c.discard(s)
@@ -360,6 +364,7 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 		if !current.notAfter.Equal(cred.NotAfter) {
 			current.notAfter, current.renewed, current.warned = cred.NotAfter, now, false
 			c.changes++
+			c.armLocked(current)
 			c.broadcastLocked()
 		}
 		c.mu.Unlock()
@@ -405,9 +410,11 @@ func (c *Connector) rotateLocked(cred Credential, now time.Time) (v *version, ov
 		v = &version{number: c.number, cred: cred, seen: now}
 	}
 	v.notAfter, v.renewed, v.warned = cred.NotAfter, now, false
+	c.armLocked(v)
 	if len(c.versions) > 0 {
 		last := c.versions[0]
 		last.superseded, last.end = now, c.cfg.Window.end(now)
+		c.armLocked(last)
 		last.dead = last.gate.refusals > 0 && last.cred.Username != cred.Username
 		c.counts.rotations++
 	}

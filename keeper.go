@@ -1,6 +1,6 @@
 // The keeper: the connector's one goroutine. It carries out the drain on the
-// managed pools, proves new credentials, logs standbys in, and closes what
-// outlives its credential. Whatever can take long it starts and doesn't await.
+// managed pools, proves new credentials and logs standbys in. Whatever can take long
+// it starts and doesn't await.
 
 package sqlrotate
 
@@ -18,10 +18,6 @@ const (
 	// unlimited is the lifetime of connections that don't age. Not 0: the pool's
 	// cleaner runs only while there is a limit, and the drain needs it.
 	unlimited = time.Duration(math.MaxInt64 / 4)
-
-	// wallClock is how often credentials with an end are held against the wall
-	// clock: timers stand still while a machine is suspended.
-	wallClock = time.Second
 
 	// drift is how far the line moves while it is held, about: the neighbours of the
 	// connection that is awaited may go in its place.
@@ -134,7 +130,7 @@ func (c *Connector) keep() {
 func (c *Connector) step(now time.Time) time.Duration {
 	limit := c.poolLimit()
 	c.mu.Lock()
-	severed, wakeEnd := c.severLocked(now)
+	c.versions = prune(c.versions, now)
 	wakeStandby, stale := c.expireStandbysLocked(limit, now)
 	d := c.decideLocked(now)
 	line, held := c.keeper.line, c.keeper.held
@@ -164,9 +160,6 @@ func (c *Connector) step(now time.Time) time.Duration {
 			setLifetime(db, life)
 		}
 	}
-	for _, s := range severed {
-		c.sever(s, now)
-	}
 	for _, s := range stale {
 		c.discard(s)
 	}
@@ -188,7 +181,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 	if hold {
 		wakeHold = now.Add(refresh)
 	}
-	next := earliest(d.wake, wakeEnd, wakeStandby, wakeLogin, wakeRead, wakeAlarm, wakeHold)
+	next := earliest(d.wake, wakeStandby, wakeLogin, wakeRead, wakeAlarm, wakeHold)
 	if next.IsZero() {
 		return 0
 	}
@@ -209,31 +202,6 @@ func setLifetime(db *sql.DB, d time.Duration) {
 	}
 }
 
-// severLocked returns the sessions whose credential has ended, and when to look
-// again.
-func (c *Connector) severLocked(now time.Time) (over []*session, wake time.Time) {
-	due := false
-	for _, v := range c.versions {
-		switch deadline := v.deadline(); {
-		case deadline.IsZero() || v.open == 0 && v.gate.inflight == 0:
-		case v.ended(now):
-			due = true
-		default:
-			wake = earliest(wake, deadline, now.Add(wallClock))
-		}
-	}
-	if due { // there are many more sessions than versions
-		for s := range c.sessions {
-			if !s.severed && s.version.ended(now) {
-				s.severed = true
-				over = append(over, s)
-			}
-		}
-	}
-	c.versions = prune(c.versions, now)
-	return over, wake
-}
-
 // endingLocked returns the current version and its end if it is time to say that it
 // ends, or else when that will be.
 func (c *Connector) endingLocked(now time.Time) (v *version, end, wake time.Time) {
@@ -246,27 +214,6 @@ func (c *Connector) endingLocked(now time.Time) (v *version, end, wake time.Time
 	}
 	v.warned = true
 	return v, v.deadline(), wake
-}
-
-// sever closes a session whose credential has ended, or only tells of it.
-func (c *Connector) sever(s *session, now time.Time) {
-	c.mu.Lock()
-	info, born := c.infoLocked(s.version), s.born
-	if born.IsZero() {
-		c.mu.Unlock()
-		s.abort() // a login under way, or a standby: nobody has it
-		return
-	}
-	c.counts.overran++
-	c.mu.Unlock()
-	if c.cfg.NoSever {
-		c.log.Warn("sqlrotate: a connection outlives its credential", "version", s.version.label(), "age", now.Sub(born))
-		c.trace.overran(info, now.Sub(born))
-		return
-	}
-	c.log.Warn("sqlrotate: closing a connection that outlives its credential", "version", s.version.label(), "age", now.Sub(born))
-	c.trace.overran(info, now.Sub(born))
-	s.abort()
 }
 
 // outdatedLocked reports whether a newer version than v has proven itself and is
@@ -589,6 +536,7 @@ func (c *Connector) removeLocked(s *session) bool {
 	}
 	delete(c.sessions, s)
 	s.version.open--
+	c.armLocked(s.version)
 	if i := slices.Index(c.standbys, s); i >= 0 {
 		c.standbys = slices.Delete(c.standbys, i, i+1)
 	}

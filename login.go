@@ -265,8 +265,8 @@ func (c *Connector) open(ctx context.Context, v *version, standby bool) (*sessio
 	c.sessions[s] = struct{}{}
 	cred, proven := v.cred, v.gate.proven
 	cred.NotAfter = v.notAfter
+	c.armLocked(v) // it may end meanwhile
 	c.mu.Unlock()
-	c.poke() // the credential may end meanwhile
 
 	lctx, cancel := c.loginContext(ctx)
 	err := s.login(lctx, c.cfg.Opener, cred)
@@ -312,6 +312,7 @@ func (c *Connector) open(ctx context.Context, v *version, standby bool) (*sessio
 	}
 	if err != nil {
 		delete(c.sessions, s)
+		c.armLocked(v)
 	}
 	accepted := err == nil && (first || lost && v.gate.refusals == 0)
 	info := c.infoLocked(v)
