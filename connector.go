@@ -114,6 +114,9 @@ type Connector struct {
 
 	deadlines *deadlines // of the versions that have sessions
 
+	plain, refresh   sharedReader // of the source
+	reads, refreshes foreign
+
 	// mu guards what follows. Nothing slow and nothing of others (source, driver,
 	// *sql.DB, callbacks, logger) is called under it.
 	mu       sync.Mutex
@@ -135,9 +138,12 @@ type Connector struct {
 
 // sourceState is how the source has been doing.
 type sourceState struct {
-	read    time.Time // last successful read
-	err     error     // of the last read; nil if it succeeded
-	failing time.Time // since when reads have failed
+	read      time.Time // last successful read
+	err       error     // of the last read; nil if it succeeded
+	failing   time.Time // since when reads have failed
+	slow      time.Time // since when logins don't wait for it; zero: they do
+	restless  int       // reads in a row of which each found another login
+	restUntil time.Time // the connector's own reads come no sooner, for that
 }
 
 // New returns a connector. It does no I/O: the source is first read for the first
@@ -184,6 +190,9 @@ func New(cfg Config) (*Connector, error) {
 	}
 	c.ctx, c.close = context.WithCancel(context.Background())
 	c.deadlines = newDeadlines(c.expire)
+	c.plain.read, c.refresh.read = c.readSource, c.refreshSource
+	c.reads.name, c.reads.bound = "the source", readTimeout
+	c.refreshes.name, c.refreshes.bound = "the source's Refresh", readTimeout
 	return c, nil
 }
 
@@ -211,7 +220,7 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err := c.start(); err != nil {
 		return nil, err
 	}
-	if _, err := c.read(ctx); err != nil {
+	if err := c.read(ctx); err != nil {
 		return nil, err
 	}
 	for {
@@ -269,100 +278,26 @@ func (c *Connector) start() error {
 	return nil
 }
 
-// read asks the source for the latest credential and returns its version, which
-// is the current one then. If the source fails, that is the last good one.
-func (c *Connector) read(ctx context.Context) (*version, error) {
-	return c.readWith(ctx, c.cfg.Source.Credential)
-}
-
-// reread is read past every cache, after refused was refused.
-func (c *Connector) reread(ctx context.Context, refused Credential) (*version, error) {
-	r, ok := c.cfg.Source.(Refresher)
-	if !ok {
-		return c.read(ctx)
-	}
-	return c.readWith(ctx, func(ctx context.Context) (Credential, error) { return r.Refresh(ctx, refused) })
-}
-
-func (c *Connector) readWith(ctx context.Context, credential func(context.Context) (Credential, error)) (*version, error) {
-	for {
-		c.mu.Lock()
-		changes := c.changes
-		c.mu.Unlock()
-		cred, err := guard(ctx, credential)
-		if err != nil {
-			return c.unread(ctx, err)
-		}
-		// A read that began before another one found the current version may
-		// have found an older one: it must not turn the rotation, or a renewal, back.
-		if v := c.observe(cred, changes); v != nil {
-			return v, nil
-		}
-	}
-}
-
-// guard calls a source and turns what it must not do into an error.
-func guard(ctx context.Context, credential func(context.Context) (Credential, error)) (cred Credential, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("sqlrotate: the source panicked with a value of type %T", r)
-		}
-	}()
-	cred, err = credential(ctx)
-	switch {
-	case errors.Is(err, driver.ErrBadConn):
-		return Credential{}, fmt.Errorf("sqlrotate: the source failed: %v", err) //nolint:errorlint // database/sql would retry it
-	case err != nil:
-		return Credential{}, err
-	case cred.Username == "":
-		return Credential{}, errors.New("sqlrotate: the source gave a credential without a user name")
-	case cred.Password.Reveal() == "":
-		return Credential{}, errors.New("sqlrotate: the source gave a credential without a password")
-	}
-	return cred, nil
-}
-
-// unread notes that the source failed, and returns the last good version.
-func (c *Connector) unread(ctx context.Context, err error) (*version, error) {
-	if ctx.Err() != nil {
-		return nil, ctx.Err() // the caller's doing, not the source's
-	}
-	now := time.Now()
-	c.mu.Lock()
-	first := c.source.err == nil
-	c.source.err = err
-	if first {
-		c.source.failing = now
-	}
-	c.counts.sourceErrors++
-	v := c.currentLocked()
-	c.mu.Unlock()
-	if v == nil {
-		return nil, fmt.Errorf("sqlrotate: there is no credential yet: %w", err)
-	}
-	if first {
-		c.log.Error("sqlrotate: the source fails; the last good credential stays in use", "err", err, "version", v.label())
-	}
-	return v, nil
-}
-
-// observe makes cred the current version if it isn't, and returns that. It returns nil
+// observe makes cred the current version if it isn't. It reports false, and does nothing,
 // if the current version changed since changes was read and cred may be older: it is
 // another one, or has an earlier end.
-func (c *Connector) observe(cred Credential, changes uint64) *version {
+func (c *Connector) observe(cred Credential, changes uint64) bool {
 	now := time.Now()
 	c.mu.Lock()
 	current := c.currentLocked()
 	same := current != nil && current.cred.SameLogin(cred)
 	if current != nil && c.changes != changes && (!same || mayBeOlder(cred.NotAfter, current.notAfter)) {
 		c.mu.Unlock()
-		return nil
+		return false
 	}
-	healed := c.source.err != nil
-	c.source = sourceState{read: now}
+	healed := c.source.err != nil || !c.source.slow.IsZero()
+	c.source.read = now
+	c.source.err, c.source.failing, c.source.slow = nil, time.Time{}, time.Time{}
+	c.restlessLocked(current != nil && !same, now)
 	if same {
 		if !current.notAfter.Equal(cred.NotAfter) {
-			current.notAfter, current.renewed, current.warned = cred.NotAfter, now, false
+			current.notAfter, current.renewed = cred.NotAfter, now
+			current.warned = current.warned && past(c.alarm(current), now) // said once, if it still ends soon
 			c.changes++
 			c.armLocked(current)
 			c.broadcastLocked()
@@ -371,13 +306,13 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 		if healed {
 			c.log.Info("sqlrotate: the source is readable again", "version", current.label())
 		}
-		return current
+		return true
 	}
 	v, overtaken := c.rotateLocked(cred, now)
 	info, unmanaged := c.infoLocked(v), len(c.dbs) == 0 && c.counts.rotations == 1
 	c.mu.Unlock()
 	if current == nil {
-		return v
+		return true
 	}
 
 	c.log.Info("sqlrotate: new credential", "version", v.label(), "user", cred.Username)
@@ -388,7 +323,7 @@ func (c *Connector) observe(cred Credential, changes uint64) *version {
 		c.log.Warn("sqlrotate: no *sql.DB is managed, so old connections can't be retired, only closed when their credential ends: open the pool with sqlrotate.OpenDB or call Manage")
 	}
 	c.trace.rotated(info)
-	return v
+	return true
 }
 
 // mayBeOlder reports whether a credential's end may have been read before another end

@@ -48,14 +48,13 @@ type keeperState struct {
 	held      bool      // the pools' lifetime is held to the line
 	woken     time.Time // when the pools' cleaners were last woken for that
 	aging     time.Duration
-	refill    bool      // connections were retired lately: keep a standby while it is taken
-	owed      int       // connections that were retired and that the pool has not replaced
-	login     bool      // a login of the keeper's own is under way
-	failures  int       // of those that were to be kept: in a row, and not because they were refused
-	retryAt   time.Time // none before this, after a failure or while a standby makes room
-	reading   bool      // a read of the source is under way
-	readAgain bool      // it was asked for again meanwhile, and may have come too early
-	readAt    time.Time
+	refill    bool          // connections were retired lately: keep a standby while it is taken
+	owed      int           // connections that were retired and that the pool has not replaced
+	login     bool          // a login of the keeper's own is under way
+	failures  int           // of those that were to be kept: in a row, and not because they were refused
+	retryAt   time.Time     // none before this, after a failure or while a standby makes room
+	readAt    time.Time     // when the source was read last in the background
+	readAsked bool          // it has told of a change since
 	checkAt   time.Time     // when an old role is next asked after
 	checkWait time.Duration // and how long after that
 	peak      int           // most connections in the pool since the drain began
@@ -100,10 +99,8 @@ func (c *Connector) baseLifetimeLocked() time.Duration {
 
 // keep runs until Close.
 func (c *Connector) keep() {
-	notifier, _ := c.cfg.Source.(Notifier)
-	var notified <-chan struct{}
-	if notifier != nil {
-		notified = notifier.Changed()
+	if n, ok := c.cfg.Source.(Notifier); ok {
+		c.wg.Go(func() { c.watch(n) })
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -111,9 +108,6 @@ func (c *Connector) keep() {
 		select {
 		case <-c.ctx.Done():
 			return
-		case <-notified:
-			notified = notifier.Changed()
-			_ = c.readInBackground(time.Now())
 		case <-c.wake:
 		case <-timer.C:
 		}
@@ -148,7 +142,7 @@ func (c *Connector) step(now time.Time) time.Duration {
 	if len(stale) == 0 { // or else when they are closed
 		wakeLogin = c.startLoginLocked(d.standby, now)
 	}
-	wakeRead := c.readDueLocked()
+	wakeRead := c.readDueLocked(now)
 	ending, end, wakeAlarm := c.endingLocked(now)
 	c.mu.Unlock()
 
@@ -465,66 +459,18 @@ func (c *Connector) loginInBackgroundLocked(v *version, keep bool) {
 	})
 }
 
-// sourceMovedOn reads the source, as is done for each login, and reports whether v is no
-// longer the latest version.
+// sourceMovedOn reads the source, as is done for each login unless it gives another one
+// each time, and reports whether v is no longer the latest version.
 func (c *Connector) sourceMovedOn(v *version) bool {
-	ctx, cancel := c.loginContext(c.ctx)
-	defer cancel()
-	// What comes of it is noted where it belongs.
-	_, _ = c.read(ctx)
+	c.mu.Lock()
+	resting := time.Now().Before(c.source.restUntil)
+	c.mu.Unlock()
+	if !resting {
+		_ = c.read(c.ctx) // what comes of it is noted where it belongs
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.currentLocked() != v
-}
-
-// readDueLocked returns when the keeper is to read the source: often while logins wait
-// for it to change, and now and then if it doesn't tell of changes. One that does is
-// read once all the same, because it may have changed between the first login and the
-// first call of Changed. Zero means never.
-func (c *Connector) readDueLocked() time.Time {
-	_, tells := c.cfg.Source.(Notifier)
-	switch {
-	case c.waiting > 0:
-		return c.keeper.readAt.Add(sourcePoll)
-	case len(c.versions) > 0 && (!tells || c.keeper.readAt.IsZero()):
-		return c.keeper.readAt.Add(min(max(c.cfg.Window.lag(), minWatch), maxWatch))
-	}
-	return time.Time{}
-}
-
-// readInBackground reads the source: past every cache if the current credential is
-// being refused, and only then, because a Refresher may make a new login for it. If a
-// read is under way, another one follows it. It returns when the next one is due.
-func (c *Connector) readInBackground(now time.Time) (due time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.keeper.readAt = now
-	due = c.readDueLocked()
-	if c.keeper.reading || c.closed {
-		c.keeper.readAgain = true
-		return due
-	}
-	c.keeper.reading = true
-	c.wg.Go(func() {
-		for again := true; again; {
-			c.mu.Lock()
-			c.keeper.readAgain = false
-			v := c.currentLocked()
-			refused := v != nil && v.gate.refusals > 0
-			c.mu.Unlock()
-			// What comes of it is noted where it belongs.
-			if refused {
-				_, _ = c.reread(c.ctx, v.cred)
-			} else {
-				_, _ = c.read(c.ctx)
-			}
-			c.mu.Lock()
-			again = c.keeper.readAgain && !c.closed
-			c.keeper.reading = again
-			c.mu.Unlock()
-		}
-	})
-	return due
 }
 
 // removeLocked forgets a session that is over. It reports false if it had been

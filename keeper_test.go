@@ -107,10 +107,10 @@ func TestRenewalIsNotTurnedBackByALateRead(t *testing.T) {
 		r.fill(1)
 		slow.Store(true)
 		var late sync.WaitGroup
-		late.Go(func() { _, _ = r.c.read(t.Context()) })
+		late.Go(func() { _ = r.c.read(t.Context()) })
 		synctest.Wait()
 		end := lease(time.Hour)
-		if _, err := r.c.read(t.Context()); err != nil {
+		if err := r.c.read(t.Context()); err != nil {
 			t.Error(err)
 		}
 		late.Wait()

@@ -100,7 +100,7 @@ func (c *Connector) login(ctx context.Context) (*session, error) {
 			case !errors.As(err, &refused):
 				return nil, err
 			}
-			if _, err := c.reread(ctx, v.cred); err != nil {
+			if err := c.reread(ctx, v.cred); err != nil {
 				return nil, err
 			}
 			continue

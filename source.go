@@ -88,9 +88,14 @@ func (c Credential) SameLogin(other Credential) bool {
 
 // Source is where the latest credential comes from.
 //
-// The connector calls Credential for every connection that it opens, from many
-// goroutines at once, and every few seconds if the source is no [Notifier]: as often as
-// Window.Lag says, between one and five seconds. An implementation promises:
+// The connector calls Credential for every connection that it opens, and every few
+// seconds if the source is no [Notifier]: as often as Window.Lag says, between one and
+// five seconds. Connections that are opened at the same time share a call that began after
+// each of them was asked for. A call fails if it takes longer than 10 s, or 30 s while
+// there is no credential yet; a login that has a last good credential to go on with waits
+// 2 s for it. If each call gives another login, the connector's own calls come up to 10 s
+// apart. A connector makes one call at a time, but several may share a source. An
+// implementation promises:
 //
 //  1. Latest. Credential returns the newest credential that the caller could use,
 //     not one remembered from an earlier call, unless a newer one can't be had.
@@ -130,7 +135,8 @@ func Static(cred Credential) Source {
 
 // Notifier is implemented by a [Source] that notices changes by itself. It lets
 // the connector begin a rotation when the credential changes rather than at the
-// next login. It is an optimisation: nothing that is promised rests on it.
+// next login. It is an optimisation: nothing that is promised rests on it. If the channel
+// is closed again and again without a pause, the connector listens once a second.
 type Notifier interface {
 	// Changed returns a channel that is closed when the credential, its NotAfter
 	// included, has changed since the call, or may have. The caller then calls

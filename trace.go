@@ -186,6 +186,12 @@ func (c *Connector) Healthy() error {
 	if c.source.err != nil && len(problems) == 0 { // else the source has said so itself
 		say("the source has failed for %v: %s", ago(c.source.failing), strings.TrimPrefix(c.source.err.Error(), "sqlrotate: "))
 	}
+	if s := c.source.slow; !s.IsZero() && c.source.err == nil {
+		say("the source has not answered for %v", ago(s))
+	}
+	if pause := c.source.pause(); pause > c.watchInterval() {
+		say("the source has given another login at each of the last %d reads, and is read every %v only: a rotation may be seen later than Window.Lag allows for", c.source.restless, pause)
+	}
 	v := c.currentLocked()
 	if v == nil {
 		if len(problems) == 0 {
