@@ -116,6 +116,7 @@ type Connector struct {
 
 	plain, refresh   sharedReader // of the source
 	reads, refreshes foreign
+	pings            foreign
 
 	// mu guards what follows. Nothing slow and nothing of others (source, driver,
 	// *sql.DB, callbacks, logger) is called under it.
@@ -193,6 +194,7 @@ func New(cfg Config) (*Connector, error) {
 	c.plain.read, c.refresh.read = c.readSource, c.refreshSource
 	c.reads.name, c.reads.bound = "the source", readTimeout
 	c.refreshes.name, c.refreshes.bound = "the source's Refresh", readTimeout
+	c.pings.name, c.pings.bound = "the driver's Ping", 2*pingTimeout
 	return c, nil
 }
 

@@ -105,22 +105,24 @@ func (c *Connector) expire(number uint64, now time.Time) {
 			continue
 		}
 		s.severed = true
+		reason := &OutlivedError{Username: s.version.cred.Username, Version: s.version.label(), Ended: s.version.deadline()}
 		if s.born.IsZero() {
-			c.wg.Go(s.abort) // a login under way, or a standby: nobody has it
+			c.wg.Go(func() { s.expire(reason); s.abort() }) // a login under way, or a standby: nobody has it
 			continue
 		}
 		c.counts.overran++
 		info, age := c.infoLocked(s.version), now.Sub(s.born)
-		c.wg.Go(func() { c.cut(s, info, age) })
+		c.wg.Go(func() { c.cut(s, reason, info, age) })
 	}
 	c.poke()
 }
 
 // cut closes a session that outlives its credential, and tells of it; with
 // Config.NoSever it only tells.
-func (c *Connector) cut(s *session, info VersionStats, age time.Duration) {
+func (c *Connector) cut(s *session, reason *OutlivedError, info VersionStats, age time.Duration) {
 	msg := "sqlrotate: a connection outlives its credential"
 	if !c.cfg.NoSever {
+		s.expire(reason)
 		s.abort()
 		msg = "sqlrotate: closing a connection that outlives its credential"
 	}

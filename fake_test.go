@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -117,7 +118,7 @@ func (s *fakeServer) login(ctx context.Context, cred Credential, dial Dial) (dri
 	latency := s.latency
 	s.mu.Unlock()
 	_ = nc.SetReadDeadline(time.Now().Add(latency)) // a read that nobody answers: the login's round trips
-	if _, err := nc.Read(make([]byte, 1)); errors.Is(err, io.ErrClosedPipe) {
+	if _, err := nc.Read(make([]byte, 1)); closed(err) {
 		return nil, err
 	}
 	_ = nc.SetReadDeadline(time.Time{})
@@ -203,11 +204,14 @@ func (c *fakeConn) alive() error {
 	}
 	_, err := c.nc.Read(make([]byte, 1))
 	_ = c.nc.SetReadDeadline(time.Time{})
-	if errors.Is(err, io.ErrClosedPipe) || errors.Is(err, io.EOF) {
+	if closed(err) || errors.Is(err, io.EOF) {
 		return driver.ErrBadConn
 	}
 	return nil
 }
+
+// closed reports whether err is that of a connection that was closed at this end.
+func closed(err error) bool { return errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) }
 
 // QueryContext understands any query, takes as long as one that parses as a
 // duration, and fails for a role that is gone or broken.
@@ -219,8 +223,8 @@ func (c *fakeConn) QueryContext(ctx context.Context, query string, _ []driver.Na
 		_ = c.nc.SetReadDeadline(time.Now().Add(d))
 		_, err := c.nc.Read(make([]byte, 1))
 		_ = c.nc.SetReadDeadline(time.Time{})
-		if errors.Is(err, io.ErrClosedPipe) {
-			return nil, errors.New("fake server: connection lost during a query")
+		if closed(err) {
+			return nil, fmt.Errorf("fake server: connection lost during a query: %w", err)
 		}
 	}
 	c.server.mu.Lock()

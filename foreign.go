@@ -32,8 +32,8 @@ type pending struct {
 
 // call calls f in a goroutine of its own and returns what f returns, or the cause of ctx
 // as soon as that is done. Then f is abandoned: what it returns in the end goes to late,
-// if that is not nil. While maxHung of the calls of p hang, f is not called at all. What
-// f must not do becomes an error: a panic, and driver.ErrBadConn, which database/sql
+// if that is not nil. While maxHung of the calls of p hang, f is not called at all and the
+// error is a *hungError. What f must not do becomes an error: a panic, and driver.ErrBadConn, which database/sql
 // would take for its own.
 func call[T any](ctx context.Context, p *foreign, f func(context.Context) (T, error), late func(T)) (T, error) {
 	type result struct {
@@ -116,8 +116,19 @@ func (p *foreign) hangs(now time.Time, n int) error {
 			hung, first = hung+1, earliest(first, n.began)
 		}
 	}
-	if hung < n {
+	if hung == 0 || hung < n {
 		return nil
 	}
-	return fmt.Errorf("sqlrotate: %s hangs: calls that do not return: %d, the first of them for %v", p.name, hung, now.Sub(first).Round(time.Second))
+	return &hungError{p.name, hung, now.Sub(first)}
+}
+
+// hungError says that something is not called, because calls of it hang.
+type hungError struct {
+	name  string
+	calls int
+	since time.Duration
+}
+
+func (e *hungError) Error() string {
+	return fmt.Sprintf("sqlrotate: %s hangs: calls that do not return: %d, the first of them for %v", e.name, e.calls, e.since.Round(time.Second))
 }

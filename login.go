@@ -75,6 +75,26 @@ func (e *ExpiredError) Error() string {
 // that gives no successor, or nil.
 func (e *ExpiredError) Unwrap() error { return e.err }
 
+// OutlivedError is what a statement fails with whose connection was closed under it,
+// because the credential that it was opened with had ended: the window was too short for
+// it, or the credential's NotAfter came first. The statement may have run, or not. Get it
+// with errors.As from the driver's error; what the driver makes of it is the driver's. lib/pq
+// passes it on if the connection was waiting for the server, and gives driver.ErrBadConn
+// in a transaction that was idle when its connection was closed.
+type OutlivedError struct {
+	Username string    // whose connection it was
+	Version  string    // the credential's number, and its Version if it has one
+	Ended    time.Time // when the credential ended
+}
+
+func (e *OutlivedError) Error() string {
+	return fmt.Sprintf("sqlrotate: the connection has outlived its credential and was closed: user %q, version %s, which ended at %s: %v",
+		e.Username, e.Version, e.Ended.UTC().Format(time.RFC3339), net.ErrClosed)
+}
+
+// Unwrap returns net.ErrClosed.
+func (e *OutlivedError) Unwrap() error { return net.ErrClosed }
+
 // login returns a standby, or logs in with the first usable version, and waits for one
 // of these within ctx and Config.Bridge.
 func (c *Connector) login(ctx context.Context) (*session, error) {
@@ -86,6 +106,9 @@ func (c *Connector) login(ctx context.Context) (*session, error) {
 	for {
 		if s := c.takeStandby(ctx); s != nil {
 			return s, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
 		c.mu.Lock()
 		now := time.Now()
@@ -314,11 +337,15 @@ func (c *Connector) open(ctx context.Context, v *version, standby bool) (*sessio
 		delete(c.sessions, s)
 		c.armLocked(v)
 	}
+	gone := err != nil && s.conn != nil
 	accepted := err == nil && (first || lost && v.gate.refusals == 0)
 	info := c.infoLocked(v)
 	c.broadcastLocked()
 	c.mu.Unlock()
 
+	if gone {
+		s.closeConn()
+	}
 	switch {
 	case accepted:
 		c.log.Info("sqlrotate: the credential is accepted", "version", v.label(), "user", v.cred.Username)
@@ -364,7 +391,7 @@ func (s *session) probe(ctx context.Context, query string) error {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		_ = s.conn.Close()
+		s.closeConn()
 		return fmt.Errorf("sqlrotate: the probe query failed: %w", err)
 	}
 	return nil
@@ -417,10 +444,8 @@ func (c *Connector) handOut(ctx context.Context, s *session) bool {
 	}
 	c.mu.Unlock()
 	c.poke()
-	if ended {
-		c.discard(s)
-	}
 	if !open || ended {
+		c.discard(s)
 		return false
 	}
 	if d := s.born.Sub(now); d > 0 {
@@ -447,7 +472,7 @@ func (c *Connector) replaceBlindLocked(s *session) {
 
 // discard closes a session that the pool doesn't have.
 func (c *Connector) discard(s *session) {
-	_ = s.conn.Close()
+	s.closeConn()
 	if s.blind() {
 		c.sessionEnded(s) // its socket doesn't tell
 	}
@@ -458,7 +483,7 @@ func (c *Connector) discard(s *session) {
 func (c *Connector) sessionEnded(s *session) {
 	c.mu.Lock()
 	ok := c.removeLocked(s)
-	due, severed := s.due, s.severed
+	due, severed, unused := s.due, s.severed, s.born.IsZero()
 	info := c.infoLocked(s.version)
 	age := time.Since(s.ready)
 	c.mu.Unlock()
@@ -466,6 +491,9 @@ func (c *Connector) sessionEnded(s *session) {
 		return
 	}
 	c.poke()
+	if unused {
+		go s.closeConn() // nobody else will
+	}
 	if severed {
 		due = reasonSevered
 	}

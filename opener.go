@@ -22,9 +22,12 @@ type Opener interface {
 	// Every network connection is opened with dial. That is how the connector
 	// aborts a login whose context is done, counts what is open by credential
 	// version, and closes what outlives its credential; a connection for which
-	// dial was never called can only be retired by its age. When Open fails it
+	// dial was never called can only be retired by its age. Of several network
+	// connections that are open when Open returns, the one that was read from
+	// last is the session's, and the others are closed. When Open fails it
 	// may leave to the caller what it dialled: it is closed. The driver may keep
-	// dial and call it later, for example to cancel a query.
+	// dial and call it later, for example to cancel a query. What dial returns is
+	// a [syscall.Conn] if the connection that Config.Dial has made is one.
 	//
 	// Errors hold no password.
 	Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error)

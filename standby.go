@@ -6,7 +6,10 @@ package sqlrotate
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"math"
+	"net"
+	"slices"
 	"time"
 )
 
@@ -15,8 +18,8 @@ const (
 	// after a drain.
 	maxStandbyTTL = time.Minute
 
-	// standbyTrust is how long a standby is handed out without asking whether the
-	// server is still there.
+	// standbyTrust is how long a standby on which nothing has come is handed out without
+	// asking whether the server is still there.
 	standbyTrust = time.Second
 
 	// pingTimeout bounds that question. A server that takes longer may be gone
@@ -134,11 +137,60 @@ func (c *Connector) takeStandby(ctx context.Context) *session {
 	unfit := c.outdatedLocked(s.version, now) || s.version.ended(now)
 	c.mu.Unlock()
 	c.poke()
-	if unfit || now.Sub(s.ready) >= standbyTrust && !s.alive(ctx) {
+	if unfit {
 		c.discard(s)
 		return nil
 	}
-	return s
+	switch found := s.peek(); {
+	case found == peekOver:
+		c.discard(s)
+		return nil
+	case found == peekQuiet && now.Sub(s.ready) < standbyTrust:
+		return s
+	}
+	return c.askStandby(ctx, s)
+}
+
+// askStandby returns s if the server answers on it within pingTimeout. If ctx is done
+// first, that is no fault of the standby, which is kept.
+func (c *Connector) askStandby(ctx context.Context, s *session) *session {
+	asked, err := call(ctx, &c.pings, func(context.Context) (*session, error) {
+		fit := false
+		defer func() { // it may panic
+			if !fit {
+				c.discard(s)
+			}
+		}()
+		if fit = s.alive(c.ctx); !fit { //nolint:contextcheck // the caller may give up
+			return nil, net.ErrClosed
+		}
+		return s, nil
+	}, c.returnStandby)
+	var hung *hungError
+	switch {
+	case errors.As(err, &hung): // it was not asked
+		c.discard(s)
+		return nil
+	case err != nil:
+		return nil
+	}
+	return asked
+}
+
+// returnStandby makes a standby again of a session that was taken and not handed out.
+func (c *Connector) returnStandby(s *session) {
+	c.mu.Lock()
+	_, open := c.sessions[s]
+	kept := open && !c.closed
+	if kept {
+		c.standbys = append(c.standbys, s)
+		slices.SortFunc(c.standbys, func(a, b *session) int { return a.ready.Compare(b.ready) })
+	}
+	c.mu.Unlock()
+	c.poke()
+	if !kept {
+		c.discard(s)
+	}
 }
 
 // alive reports whether the server answers on the session within pingTimeout.

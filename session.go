@@ -1,0 +1,292 @@
+// Sessions seen at their sockets: which credential version each was opened with,
+// when it ends and, if the connector cut it off, why. Nothing is wrapped around
+// driver.Conn.
+
+package sqlrotate
+
+import (
+	"context"
+	"database/sql/driver"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// session is one login and the connection that came of it.
+type session struct {
+	version *version
+	dialer  Dial
+	ended   func(*session) // called once, when a session that was logged in is over
+	conn    driver.Conn    // set when logged in
+
+	// Guarded by Connector.mu.
+	born    time.Time // handed to the pool, a moment before database/sql's own createdAt; zero before
+	ready   time.Time // logged in
+	due     reason    // why it is to be retired; empty: it is not
+	dueAt   time.Time
+	severed bool
+	standby bool // it is kept for the pool, or was
+
+	expired    atomic.Pointer[OutlivedError] // set when it is cut off
+	connClosed atomic.Bool
+	settled    atomic.Bool // the login is over, and it is known which socket is the session's
+
+	mu      sync.Mutex // guards what follows; nothing is called under it
+	sockets []*socket  // open ones
+	last    *socket    // the one that was read from last; nil: none was
+	seen    bool       // it had a socket when it settled: its end can be seen
+	aborted bool
+}
+
+// reason says why a connection was retired.
+type reason string
+
+const (
+	reasonSuperseded reason = "superseded" // a successor of its credential has proven itself
+	reasonAged       reason = "aged"       // its lifetime is over
+	reasonEnding     reason = "ending"     // its credential ends soon
+	reasonSevered    reason = "severed"    // its credential has ended, and it was still open
+)
+
+// login opens the session. When ctx is done it returns at once, whatever the
+// server does: lib/pq looks at the context in its TCP dial only, so the sockets
+// are closed under it.
+func (s *session) login(ctx context.Context, opener Opener, cred Credential) error {
+	stop := context.AfterFunc(ctx, s.abort)
+	conn, err := opener.Open(ctx, cred, s.dial)
+	if stopped := stop(); !stopped || over(ctx) {
+		if err == nil {
+			_ = conn.Close()
+		}
+		s.abort()
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return context.DeadlineExceeded
+	}
+	if err != nil {
+		s.abort()
+		return err
+	}
+	s.conn = conn
+	if !s.settle() {
+		s.closeConn()
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// closeConn closes the driver's connection, once. The pool closes those that it has been
+// given itself.
+func (s *session) closeConn() {
+	if s.connClosed.CompareAndSwap(false, true) {
+		_ = s.conn.Close()
+	}
+}
+
+// over reports whether ctx is done or its deadline has passed: a dialer that goes
+// by the deadline fails a moment before the context says so.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
+}
+
+// dial is the Dial that the driver gets. What it opens before the login is done
+// belongs to the session; later calls are the driver's own short-lived
+// connections, such as query cancellations.
+func (s *session) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := s.dialer(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.settled.Load():
+		return conn, nil
+	case s.aborted:
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	k := &socket{Conn: conn, session: s}
+	s.sockets = append(s.sockets, k)
+	if raw, ok := conn.(syscall.Conn); ok {
+		return rawSocket{k, raw}, nil
+	}
+	return k, nil
+}
+
+// settle ends the login. Of several sockets that are open the one that was read from
+// last is the session's, because a login ends with an answer of the server's; what else
+// is open was left behind by an attempt at another host or without TLS. It reports false
+// if the session was aborted meanwhile.
+func (s *session) settle() bool {
+	s.mu.Lock()
+	if s.aborted {
+		s.mu.Unlock()
+		return false
+	}
+	s.settled.Store(true)
+	left := s.sockets
+	if n := len(left); n > 0 {
+		i := slices.Index(left, s.last)
+		if i < 0 {
+			i = n - 1 // the server has not said a word yet
+		}
+		s.sockets = left[i : i+1 : i+1]
+		s.seen = true
+		left = slices.Delete(slices.Clone(left), i, i+1)
+	}
+	s.mu.Unlock()
+	for _, k := range left {
+		_ = k.Close()
+	}
+	return true
+}
+
+// readFrom notes that the server has said something on k.
+func (s *session) readFrom(k *socket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = k
+}
+
+// expire has whoever uses the session from now on told why it is closed. It does not
+// close it: that may take its time.
+func (s *session) expire(reason *OutlivedError) {
+	s.expired.Store(reason)
+	s.mu.Lock()
+	sockets := s.sockets
+	s.mu.Unlock()
+	for _, k := range sockets {
+		go func() { _ = k.SetDeadline(time.Unix(1, 0)) }() // for those who wait, if Close hangs
+	}
+}
+
+// abort closes every socket of the session. A statement that runs on one fails
+// with an error that database/sql doesn't retry; an idle connection is found
+// dead before a byte is sent, and replaced.
+func (s *session) abort() {
+	s.mu.Lock()
+	s.aborted = true
+	sockets := s.sockets
+	s.mu.Unlock()
+	for _, k := range sockets {
+		_ = k.Close()
+	}
+}
+
+// blind reports whether the session has no socket that was dialled through it, so that
+// its end can't be seen.
+func (s *session) blind() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.settled.Load() && !s.seen
+}
+
+// remove forgets a closed socket and reports whether the session ended with it.
+func (s *session) remove(k *socket) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.sockets, k)
+	if i < 0 {
+		return false
+	}
+	s.sockets = append(s.sockets[:i:i], s.sockets[i+1:]...)
+	return s.settled.Load() && len(s.sockets) == 0
+}
+
+// peek looks at what the server has sent, without reading it.
+func (s *session) peek() peeked {
+	s.mu.Lock()
+	sockets := s.sockets
+	s.mu.Unlock()
+	if len(sockets) != 1 {
+		return peekUnknown
+	}
+	if raw, ok := sockets[0].Conn.(syscall.Conn); ok {
+		return peek(raw)
+	}
+	return peekUnknown
+}
+
+// peeked is what a look at an idle connection has found.
+type peeked int
+
+const (
+	peekUnknown peeked = iota // it can't be looked at
+	peekQuiet                 // nothing has been sent
+	peekPending               // something has
+	peekOver                  // the connection is closed or broken
+)
+
+// socket is a network connection that tells its session when it is closed, and those who
+// use it why the connector has done so.
+type socket struct {
+	net.Conn
+	session *session
+	closed  atomic.Bool
+}
+
+// Read reads from the connection.
+func (k *socket) Read(b []byte) (int, error) {
+	n, err := k.Conn.Read(b)
+	if n > 0 && !k.session.settled.Load() {
+		k.session.readFrom(k)
+	}
+	if err != nil && k.session.expired.Load() != nil {
+		err = k.outlived("read")
+	}
+	return n, err
+}
+
+// Write writes to the connection: nothing, if that has been cut off.
+func (k *socket) Write(b []byte) (int, error) {
+	if k.session.expired.Load() != nil {
+		return 0, k.outlived("write")
+	}
+	n, err := k.Conn.Write(b)
+	if err != nil && k.session.expired.Load() != nil {
+		err = k.outlived("write")
+	}
+	return n, err
+}
+
+// outlived is what a connection that was cut off fails with: a *net.OpError, as from any
+// connection that is closed, so that drivers know what to make of it.
+func (k *socket) outlived(op string) error {
+	err := &net.OpError{Op: op, Source: k.LocalAddr(), Addr: k.RemoteAddr(), Err: k.session.expired.Load()}
+	if err.Addr != nil {
+		err.Net = err.Addr.Network()
+	}
+	return err
+}
+
+// Close closes the connection. Only the first call does anything, and returns an error if
+// that fails: drivers complain of a second one.
+func (k *socket) Close() error {
+	if !k.closed.CompareAndSwap(false, true) {
+		return nil
+	}
+	err := k.Conn.Close()
+	if k.session.remove(k) {
+		k.session.ended(k.session)
+	}
+	return err
+}
+
+// NetConn returns the connection that is wrapped, as in crypto/tls.
+func (k *socket) NetConn() net.Conn { return k.Conn }
+
+// rawSocket is a socket over a [syscall.Conn], which some drivers look at before they use
+// a connection again.
+type rawSocket struct {
+	*socket
+	raw syscall.Conn
+}
+
+// SyscallConn implements [syscall.Conn].
+func (k rawSocket) SyscallConn() (syscall.RawConn, error) { return k.raw.SyscallConn() }
