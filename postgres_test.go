@@ -21,6 +21,7 @@ import (
 	"github.com/lib/pq/pqerror"
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 func mustPostgres(tb testing.TB, dsn string) Opener {
@@ -450,14 +451,10 @@ func TestPreferLeavesNoSocketBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	dsn := server.DSN() + " sslmode=prefer"
+	m := stall.Watch(t)
 	eventuallyOpen := func(d *dialCount, want int) {
 		t.Helper()
-		for start := time.Now(); d.open() != want; {
-			if time.Since(start) > 5*time.Second {
-				t.Fatalf("%d sockets are open, want %d", d.open(), want)
-			}
-			time.Sleep(time.Millisecond)
-		}
+		m.Eventually(5*time.Second, fmt.Sprintf("%d open sockets", want), func() bool { return d.open() == want })
 	}
 
 	plain := &dialCount{}
