@@ -388,7 +388,7 @@ func (b *bank) audit() {
 		if op.err != nil {
 			b.failed++
 			if !outage {
-				b.Errorf("%s failed after %v, with no outage: %v", op.id, op.to.Sub(op.from), op.err)
+				b.meter.Blame(op.from.Add(-b.memory()), op.to, b.bearable(), "%s failed after %v, with no outage: %v", op.id, op.to.Sub(op.from), op.err)
 			}
 		}
 		if !outage {
