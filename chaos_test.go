@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 // vandal spoils a file and the directory that it is in.
@@ -88,6 +89,7 @@ func (v *vandal) spoil() {
 }
 
 func TestSoakFileSourceSurvivesChaos(t *testing.T) {
+	m := stall.Watch(t)
 	v := newVandal(t, filepath.Join(t.TempDir(), "secret"))
 	n := 1
 	if err := replace(v.path, padded(n)); err != nil {
@@ -139,9 +141,9 @@ func TestSoakFileSourceSurvivesChaos(t *testing.T) {
 		t.Fatal(err)
 	}
 	readers.Wait()
-	waitFor(t, "the last is served", func() bool { got, _ := numbered(s.last()); return got == n })
+	waitFor(t, m, "the last is served", func() bool { got, _ := numbered(s.last()); return got == n })
 	took := time.Since(began)
-	waitFor(t, "healthy", func() bool { return s.Healthy() == nil })
+	waitFor(t, m, "healthy", func() bool { return s.Healthy() == nil })
 	t.Logf("%d versions, served %v after the end: %v", n, took, v.done)
 }
 
@@ -155,6 +157,7 @@ func TestSoakApplicationSurvivesChaos(t *testing.T) {
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
 		cfg.Window = Window{Overlap: overlap, Lag: lag, Checkout: time.Second}
 	})
+	s.meter.AskServer(s.server.Admin())
 	v := newVandal(t, s.path)
 	l := s.startLoad(20, 2*time.Millisecond, 30*time.Second)
 	var revocations sync.WaitGroup

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 // fakeDisk stands in for the system calls of a FileSource, so that what depends
@@ -636,6 +638,7 @@ func TestNewFileSourceSaysWhatIsWrong(t *testing.T) {
 		}
 		return path
 	}
+	m := stall.Watch(t)
 	before := runtime.NumGoroutine()
 	for _, c := range []struct {
 		path string
@@ -663,7 +666,7 @@ func TestNewFileSourceSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: %v is not %v", c.path, err, c.is)
 		}
 	}
-	noLeak(t, before)
+	noLeak(t, m, before)
 }
 
 func TestFileSourceNeverRendersItsSecret(t *testing.T) {
@@ -695,6 +698,7 @@ func TestFileSourceLeavesNothingBehind(t *testing.T) {
 	if err := os.WriteFile(path, []byte(loginJSON(1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	m := stall.Watch(t)
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	for range 50 {
 		s, err := NewFileSource(path, FileOptions{})
@@ -710,14 +714,14 @@ func TestFileSourceLeavesNothingBehind(t *testing.T) {
 			}
 		}
 	}
-	noLeak(t, goroutines)
-	waitFor(t, "no open files left", func() bool { return openFiles(t) <= files })
+	noLeak(t, m, goroutines)
+	waitFor(t, m, "no open files left", func() bool { return openFiles(t) <= files })
 }
 
 // noLeak waits until there are no more goroutines than before.
-func noLeak(t *testing.T, before int) {
+func noLeak(t *testing.T, m *stall.Meter, before int) {
 	t.Helper()
-	waitFor(t, fmt.Sprintf("no more than %d goroutines", before), func() bool { return runtime.NumGoroutine() <= before })
+	waitFor(t, m, fmt.Sprintf("no more than %d goroutines", before), func() bool { return runtime.NumGoroutine() <= before })
 }
 
 func openFiles(t *testing.T) int {
@@ -730,6 +734,7 @@ func openFiles(t *testing.T) int {
 }
 
 func TestWatcherIsSharedByManySources(t *testing.T) {
+	m := stall.Watch(t)
 	goroutines := runtime.NumGoroutine()
 	w, err := NewWatcher()
 	if err != nil {
@@ -770,14 +775,14 @@ func TestWatcherIsSharedByManySources(t *testing.T) {
 	for i := range sources {
 		replaceFile(t, path(i), loginJSON(2))
 	}
-	waitFor(t, "every source sees its change", all(2))
+	waitFor(t, m, "every source sees its change", all(2))
 
 	// One of two in a directory goes: the other still hears.
 	if err := sources[0].Close(); err != nil {
 		t.Fatal(err)
 	}
 	replaceFile(t, path(1), loginJSON(3))
-	waitFor(t, "the neighbour of a closed source sees its change", func() bool { return isLogin(sources[1].last(), 3) })
+	waitFor(t, m, "the neighbour of a closed source sees its change", func() bool { return isLogin(sources[1].last(), 3) })
 
 	// The watcher goes: polling carries on.
 	for range 2 {
@@ -787,14 +792,14 @@ func TestWatcherIsSharedByManySources(t *testing.T) {
 	}
 	replaceFile(t, path(1), loginJSON(4))
 	poke(sources[1].wake) // the poll
-	waitFor(t, "a poll sees the change", func() bool { return isLogin(sources[1].last(), 4) })
+	waitFor(t, m, "a poll sees the change", func() bool { return isLogin(sources[1].last(), 4) })
 	if st := sources[1].Status(); st.Events || st.EventsErr == nil || sources[1].Healthy() != nil {
 		t.Errorf("%+v, %v", st, sources[1].Healthy())
 	}
 	for _, s := range sources {
 		closeSource(t, s)
 	}
-	noLeak(t, goroutines)
+	noLeak(t, m, goroutines)
 }
 
 func replaceFile(t *testing.T, path, content string) {

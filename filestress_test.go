@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 // wayOfWriting publishes numbered logins over and over in one way.
@@ -176,18 +178,28 @@ func TestSoakFileSourceIsNeverTorn(t *testing.T) {
 
 func (way wayOfWriting) mustNeverBeTorn(t *testing.T, rewrites int) {
 	t.Helper()
+	m := stall.Watch(t)
+	began := time.Now()
 	for range 5 {
-		if way.neverTorn(t, rewrites, rewrites/2) {
+		if way.neverTorn(t, m, rewrites, rewrites/2) {
 			return
 		}
 		t.Log("void: this machine stopped the writer for longer than the settle time; once more")
 	}
-	t.Fatal("this machine is too busy to tell")
+	tooBusy(t, m, began, way.settle()/4)
+}
+
+// settle is the settle time of the source, negative for none.
+func (way wayOfWriting) settle() time.Duration {
+	if way.opt.Settle == 0 {
+		return time.Second
+	}
+	return way.opt.Settle
 }
 
 // neverTorn is not valid if the writer was held up so long within a rewrite that
 // what it had written so far was to be believed.
-func (way wayOfWriting) neverTorn(t *testing.T, rewrites, pauseEach int) (valid bool) {
+func (way wayOfWriting) neverTorn(t *testing.T, m *stall.Meter, rewrites, pauseEach int) (valid bool) {
 	t.Helper()
 	dir := t.TempDir()
 	if way.path == "" {
@@ -200,9 +212,7 @@ func (way wayOfWriting) neverTorn(t *testing.T, rewrites, pauseEach int) (valid 
 		t.Fatal(err)
 	}
 	opt := way.opt
-	if opt.Settle == 0 {
-		opt.Settle = time.Second
-	}
+	opt.Settle = way.settle()
 	opt.Logger = slog.New(slog.DiscardHandler)
 	s, err := NewFileSource(filepath.Join(dir, way.path), opt)
 	if err != nil {
@@ -239,7 +249,7 @@ func (way wayOfWriting) neverTorn(t *testing.T, rewrites, pauseEach int) (valid 
 		}
 		slowest = max(slowest, time.Since(began))
 		if n%pauseEach == 0 {
-			waitFor(t, fmt.Sprintf("number %d is served", n), func() bool { got, _ := way.read(s.last()); return got == n })
+			waitFor(t, m, fmt.Sprintf("number %d is served", n), func() bool { got, _ := way.read(s.last()); return got == n })
 		}
 	}
 	cancel()

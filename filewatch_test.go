@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 // Every file in testdata/filewatch is one way in which a secret changes on disk;
@@ -46,13 +48,15 @@ func TestFileSourceSeesEveryWayOfWriting(t *testing.T) {
 					if script.as == "" {
 						t.Parallel()
 					}
+					m := stall.Watch(t)
+					began := time.Now()
 					for range 5 {
-						if script.run(t, mode) {
+						if script.run(t, m, mode) {
 							return
 						}
 						t.Log("void: this machine stopped the writer for longer than the settle time; once more")
 					}
-					t.Fatal("this machine is too busy to tell")
+					tooBusy(t, m, began, script.opt.Settle/4)
 				})
 			}
 		})
@@ -118,7 +122,7 @@ func parseFileScript(t *testing.T, text string) *fileScript {
 // run runs the script in a directory of its own. It is not valid if the writer was
 // held up so long between two steps that what it had written so far was to be
 // believed.
-func (script *fileScript) run(t *testing.T, mode string) (valid bool) {
+func (script *fileScript) run(t *testing.T, m *stall.Meter, mode string) (valid bool) {
 	dir := t.TempDir()
 	in := func(name string) string {
 		if rest, ok := strings.CutPrefix(name, "$DIR"); ok {
@@ -236,24 +240,24 @@ func (script *fileScript) run(t *testing.T, mode string) (valid bool) {
 		case "expect":
 			began := time.Now()
 			want := Credential{Username: args[1], Password: NewSecret(args[2])}
-			waitFor(t, fmt.Sprintf("line %d: %s", step.line, step.text), func() bool { return src.last().SameLogin(want) })
+			waitFor(t, m, fmt.Sprintf("line %d: %s", step.line, step.text), func() bool { return src.last().SameLogin(want) })
 			t.Logf("%s: after %v", step.text, time.Since(began).Round(time.Millisecond))
 		case "healthy":
-			waitFor(t, step.text, func() bool { return src.Healthy() == nil })
+			waitFor(t, m, step.text, func() bool { return src.Healthy() == nil })
 		case "unhealthy":
 			want := string(rest(1))
-			waitFor(t, step.text, func() bool {
+			waitFor(t, m, step.text, func() bool {
 				err := src.Healthy()
 				return err != nil && strings.Contains(err.Error(), want)
 			})
 		case "watched":
 			if mode == "events" {
-				waitFor(t, step.text, func() bool { return src.Status().Events })
+				waitFor(t, m, step.text, func() bool { return src.Status().Events })
 			}
 		case "unwatched":
 			want := string(rest(1))
 			if mode == "events" {
-				waitFor(t, step.text, func() bool {
+				waitFor(t, m, step.text, func() bool {
 					st := src.Status()
 					return !st.Events && strings.Contains(st.EventsErr.Error(), want)
 				})
@@ -359,16 +363,19 @@ func writeAt(path string, flags int, at int64, data []byte) error {
 	return err
 }
 
+// tooBusy ends a test that was void each time because something was held up for longer
+// than bearable.
+func tooBusy(t *testing.T, m *stall.Meter, since time.Time, bearable time.Duration) {
+	t.Helper()
+	m.Blame(since, time.Now(), bearable, "void five times: the writer was too slow")
+	t.FailNow()
+}
+
 // waitFor polls a condition. The time it allows is for a busy machine; how long
 // things really take is measured by BenchmarkFileSourceDetection.
-func waitFor(t *testing.T, what string, cond func() bool) {
+func waitFor(t *testing.T, m *stall.Meter, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: has not come true", what)
-		}
-		<-time.After(time.Millisecond)
-	}
+	m.Eventually(10*time.Second, what, cond)
 }
 
 // childEnv is set in a test process that another one has started by runAs.
