@@ -7,7 +7,6 @@ package sqlrotate
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -95,10 +94,7 @@ func TestSoakFileSourceSurvivesChaos(t *testing.T) {
 	if err := replace(v.path, padded(n)); err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewFileSource(v.path, FileOptions{Poll: 500 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := startFileSource(t, v.path, FileOptions{Poll: 500 * time.Millisecond})
 	defer s.Close()
 
 	ctx, cancel := context.WithTimeout(t.Context(), soakFor(t, 5*time.Second))
@@ -170,7 +166,7 @@ func TestSoakApplicationSurvivesChaos(t *testing.T) {
 			s.revoke(old)
 		})
 	}
-	inUse := func() bool { return s.c.Stats().Versions[0].Username == s.role }
+	inUse := func() bool { return s.version(s.role).Current }
 	rotations, slowest := 0, time.Duration(0)
 	for end := time.Now().Add(soakFor(t, 5*time.Second)); time.Now().Before(end); rotations++ {
 		publish()
@@ -183,8 +179,8 @@ func TestSoakApplicationSurvivesChaos(t *testing.T) {
 	}
 	publish()
 	took := s.eventually(10*time.Second, "the newest login is in use", func() bool {
-		current := s.c.Stats().Versions[0]
-		return current.Username == s.role && current.Proven
+		newest := s.version(s.role)
+		return newest.Current && newest.Proven
 	})
 	s.eventually(10*time.Second, "all is well", func() bool { return s.c.Healthy() == nil })
 	revocations.Wait()

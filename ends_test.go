@@ -1,5 +1,4 @@
-// The sockets of each role's sessions, seen at this end, and what can be put in their
-// way to see whether tests notice.
+// The sockets of each role's sessions, seen at this end.
 
 package sqlrotate
 
@@ -7,10 +6,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"net"
-	"os"
-	"strings"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -18,8 +14,7 @@ import (
 // another one, and comes with a Dial.
 type ends struct {
 	Opener
-	dialer  Dial
-	planted planted
+	dialer Dial
 
 	mu    sync.Mutex
 	roles map[string]*roleEnds
@@ -32,9 +27,8 @@ type roleEnds struct {
 }
 
 // watchEnds puts ends before what cfg dials and logs in with.
-func watchEnds(tb testing.TB, cfg *Config) *ends {
-	tb.Helper()
-	e := &ends{Opener: cfg.Opener, dialer: cfg.Dial, planted: plantedDelay(tb), roles: map[string]*roleEnds{}}
+func watchEnds(cfg *Config) *ends {
+	e := &ends{Opener: cfg.Opener, dialer: cfg.Dial, roles: map[string]*roleEnds{}}
 	if e.dialer == nil {
 		e.dialer = new(net.Dialer).DialContext
 	}
@@ -46,7 +40,7 @@ type roleKey struct{}
 
 // Open tells dial who logs in.
 func (e *ends) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
-	if err := e.planted.wait(ctx, "login"); err != nil {
+	if err := plantedWait(ctx, "login"); err != nil {
 		return nil, err
 	}
 	return e.Opener.Open(ctx, cred, func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -55,6 +49,7 @@ func (e *ends) Open(ctx context.Context, cred Credential, dial Dial) (driver.Con
 }
 
 func (e *ends) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	_ = plantedWait(context.Background(), "dial")
 	conn, err := e.dialer(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -78,7 +73,7 @@ type endedConn struct {
 }
 
 func (c *endedConn) Close() error {
-	_ = c.ends.planted.wait(context.Background(), "close")
+	_ = plantedWait(context.Background(), "close")
 	err := c.Conn.Close()
 	c.once.Do(func() {
 		c.ends.mu.Lock()
@@ -98,55 +93,4 @@ func (e *ends) of(role string) (open int, closed time.Time) {
 		return r.open, r.closed
 	}
 	return 0, time.Time{}
-}
-
-// plantEnv plants a delay in the way of all that services of a test binary do, such as
-// "close=1s": each login, each reading of the source, or each close of a socket then
-// takes longer.
-const plantEnv = "SQLROTATE_TEST_PLANT"
-
-type planted struct {
-	what  string
-	delay time.Duration
-}
-
-func plantedDelay(tb testing.TB) planted {
-	tb.Helper()
-	what, delay, found := strings.Cut(os.Getenv(plantEnv), "=")
-	if !found {
-		return planted{}
-	}
-	d, err := time.ParseDuration(delay)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return planted{what, d}
-}
-
-// wait is in the way of something.
-func (p planted) wait(ctx context.Context, what string) error {
-	if p.what != what {
-		return nil
-	}
-	t := time.NewTimer(p.delay)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// plantedSource is a source that is read late.
-type plantedSource struct {
-	*FileSource
-	planted planted
-}
-
-func (s plantedSource) Credential(ctx context.Context) (Credential, error) {
-	if err := s.planted.wait(ctx, "read"); err != nil {
-		return Credential{}, err
-	}
-	return s.FileSource.Credential(ctx)
 }

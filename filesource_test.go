@@ -638,7 +638,6 @@ func TestNewFileSourceSaysWhatIsWrong(t *testing.T) {
 		}
 		return path
 	}
-	m := stall.Watch(t)
 	before := runtime.NumGoroutine()
 	for _, c := range []struct {
 		path string
@@ -666,7 +665,7 @@ func TestNewFileSourceSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: %v is not %v", c.path, err, c.is)
 		}
 	}
-	noLeak(t, m, before)
+	noLeak(t, before)
 }
 
 func TestFileSourceNeverRendersItsSecret(t *testing.T) {
@@ -698,7 +697,6 @@ func TestFileSourceLeavesNothingBehind(t *testing.T) {
 	if err := os.WriteFile(path, []byte(loginJSON(1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := stall.Watch(t)
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	for range 50 {
 		s, err := NewFileSource(path, FileOptions{})
@@ -714,14 +712,8 @@ func TestFileSourceLeavesNothingBehind(t *testing.T) {
 			}
 		}
 	}
-	noLeak(t, m, goroutines)
-	waitFor(t, m, "no open files left", func() bool { return openFiles(t) <= files })
-}
-
-// noLeak waits until there are no more goroutines than before.
-func noLeak(t *testing.T, m *stall.Meter, before int) {
-	t.Helper()
-	waitFor(t, m, fmt.Sprintf("no more than %d goroutines", before), func() bool { return runtime.NumGoroutine() <= before })
+	noLeak(t, goroutines)
+	goesAway(t, "open files", func() int { return openFiles(t) }, files)
 }
 
 func openFiles(t *testing.T) int {
@@ -751,9 +743,7 @@ func TestWatcherIsSharedByManySources(t *testing.T) {
 			t.Fatal(err)
 		}
 		replaceFile(t, path(i), loginJSON(1))
-		if sources[i], err = NewFileSource(path(i), FileOptions{Watcher: w, Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)}); err != nil {
-			t.Fatal(err)
-		}
+		sources[i] = startFileSource(t, path(i), FileOptions{Watcher: w, Poll: time.Hour})
 		defer sources[i].Close()
 		if i == 0 {
 			files = openFiles(t)
@@ -799,7 +789,7 @@ func TestWatcherIsSharedByManySources(t *testing.T) {
 	for _, s := range sources {
 		closeSource(t, s)
 	}
-	noLeak(t, m, goroutines)
+	noLeak(t, goroutines)
 }
 
 func replaceFile(t *testing.T, path, content string) {

@@ -213,11 +213,7 @@ func (way wayOfWriting) neverTorn(t *testing.T, m *stall.Meter, rewrites, pauseE
 	}
 	opt := way.opt
 	opt.Settle = way.settle()
-	opt.Logger = slog.New(slog.DiscardHandler)
-	s, err := NewFileSource(filepath.Join(dir, way.path), opt)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := startFileSource(t, filepath.Join(dir, way.path), opt)
 	defer closeSource(t, s)
 
 	ctx, cancel := context.WithCancel(t.Context())

@@ -201,6 +201,7 @@ func (script *fileScript) run(t *testing.T, m *stall.Meter, mode string) (valid 
 			var err error
 			src, err = newFileSource(in(script.path), opt)
 			failed(err)
+			plantInReads(src)
 			mint := src.mint
 			src.mint = func(cred Credential) string {
 				mu.Lock()

@@ -5,6 +5,7 @@ package sqlrotate
 
 import (
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -45,4 +46,27 @@ func grave(tb testing.TB, format string, args ...any) {
 	tb.Helper()
 	tb.Attr("failure", "grave")
 	tb.Errorf(format, args...)
+}
+
+// noLeak waits until there are no more goroutines than before.
+func noLeak(t *testing.T, before int) {
+	t.Helper()
+	goesAway(t, "goroutines", func() int { return runtime.NumGoroutine() }, before)
+}
+
+// goesAway waits until no more is left of something than there was. A leak is no
+// machine's fault: that has all the time it needs.
+func goesAway(t *testing.T, what string, count func() int, before int) {
+	t.Helper()
+	for start := time.Now(); count() > before; <-time.After(time.Millisecond) {
+		if time.Since(start) > time.Minute {
+			grave(t, "%d %s are left, more than %d\n%s", count(), what, before, stacks())
+			return
+		}
+	}
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
 }

@@ -21,7 +21,6 @@ import (
 	"github.com/lib/pq/pqerror"
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
-	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 func mustPostgres(tb testing.TB, dsn string) Opener {
@@ -451,10 +450,14 @@ func TestPreferLeavesNoSocketBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	dsn := server.DSN() + " sslmode=prefer"
-	m := stall.Watch(t)
 	eventuallyOpen := func(d *dialCount, want int) {
 		t.Helper()
-		m.Eventually(5*time.Second, fmt.Sprintf("%d open sockets", want), func() bool { return d.open() == want })
+		for start := time.Now(); d.open() != want; {
+			if time.Since(start) > time.Minute {
+				t.Fatalf("%d sockets are open, want %d", d.open(), want)
+			}
+			time.Sleep(time.Millisecond)
+		}
 	}
 
 	plain := &dialCount{}

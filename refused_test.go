@@ -20,7 +20,6 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
-	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 // witness is a service that remembers every password it was given and what was
@@ -166,7 +165,7 @@ func TestPasswordChangedInPlaceFailsNoQuery(t *testing.T) {
 			w.db.SetMaxOpenConns(test.after)
 			rest(test.gap)
 			w.publish(role)
-			took := w.eventually(5*time.Second, "the new password in use", func() bool { return w.c.Stats().Versions[0].Number == 2 && w.c.Stats().Versions[0].Proven })
+			took := w.eventually(5*time.Second, "the new password in use", func() bool { v := w.version(role.name); return v.Number == 2 && v.Proven })
 			n := l.Done()
 			w.eventually(30*time.Second, "load", func() bool { return l.Done() > n+100 })
 			l.mustNotFail()
@@ -507,7 +506,7 @@ func TestServerWithoutRoomIsNotARefusal(t *testing.T) {
 					t.Errorf("healthy: %v", err)
 				}
 				relieve()
-				took := w.eventually(15*time.Second, "the new role in use", func() bool { return w.c.Stats().Versions[0].Proven })
+				took := w.eventually(15*time.Second, "the new role in use", func() bool { return w.version(next.name).Proven })
 				w.eventually(time.Minute, "no session of the old role", func() bool { return w.gone(old) })
 				if test.load {
 					l.mustNotFail()
@@ -853,7 +852,6 @@ func TestContextEndsALoginWhateverTheServerDoes(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dials := &dialCount{wrap: func(_ int, c net.Conn) net.Conn { return newTarpit(c, test.pass, test.onQuery, test.delay) }}
-			meter := stall.Watch(t)
 			before := runtime.NumGoroutine()
 			t.Run("", func(t *testing.T) {
 				w := newWitness(t, server, func(cfg *Config) {
@@ -864,7 +862,7 @@ func TestContextEndsALoginWhateverTheServerDoes(t *testing.T) {
 				settled := func(what string) {
 					t.Helper()
 					w.eventually(5*time.Second, "no socket left after "+what, func() bool { return dials.open() == 0 })
-					w.meter.Eventually(5*time.Second, "no goroutine left after "+what, func() bool { return runtime.NumGoroutine() <= idle }, stacks)
+					noLeak(t, idle)
 				}
 				expectWithin := func(what string, err, want error, start time.Time, limit time.Duration) {
 					t.Helper()
@@ -904,14 +902,9 @@ func TestContextEndsALoginWhateverTheServerDoes(t *testing.T) {
 					t.Errorf("a caller that gave up was counted: %+v", got)
 				}
 			})
-			meter.Eventually(5*time.Second, "no goroutine left after Close", func() bool { return runtime.NumGoroutine() <= before }, stacks)
+			noLeak(t, before)
 		})
 	}
-}
-
-func stacks() string {
-	buf := make([]byte, 1<<20)
-	return string(buf[:runtime.Stack(buf, true)])
 }
 
 // answer is what came of a query.
