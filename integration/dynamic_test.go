@@ -45,13 +45,8 @@ func tenLeases(t *testing.T, ttl, maxTTL time.Duration, window sqlrotate.Window)
 	a.mustNotFail()
 	o.finish()
 	report(t, o)
-	for _, r := range o.revoked() {
-		if r.orphans > 0 {
-			t.Attr("failure", "grave")
-			t.Errorf("%d sessions of %s are open when it is revoked", r.orphans, r.name)
-		}
-	}
-	if got := a.c.Stats(); got.Overran > 0 || got.Refused > 0 || int(got.Rotations) < leases {
+	a.mustLeaveNoSession(o)
+	if got := a.c.Stats(); got.Refused > 0 || int(got.Rotations) < leases {
 		t.Errorf("%+v", got)
 	}
 	t.Logf("%d operations, the slowest took %v; %+v", a.ledger.Done(), a.ledger.Slowest().Round(time.Millisecond), a.c.Stats())

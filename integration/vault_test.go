@@ -16,6 +16,7 @@ import (
 	"time"
 
 	vault "github.com/hashicorp/vault/api"
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 // vaultVersion is what vaultbin/go.mod requires.
@@ -114,20 +115,13 @@ func (p *process) output() string {
 	return string(b)
 }
 
-// eventually waits until f is true, for at most limit, and returns how long that
-// took.
+// eventually waits until f is true, for at most limit and what the machine stalls
+// meanwhile, and returns how long that took.
 func eventually(tb testing.TB, limit time.Duration, what string, f func() bool) time.Duration {
 	tb.Helper()
-	begin := time.Now()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !f() {
-		if time.Since(begin) > limit {
-			tb.Fatalf("not within %v: %s", limit, what)
-		}
-		<-tick.C
-	}
-	return time.Since(begin)
+	m := stall.Watch(tb)
+	defer m.Stop()
+	return m.Eventually(limit, what, f)
 }
 
 // vaultServer is a Vault in dev mode: in memory, and unsealed.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sqlrotate/sqlrotate/internal/ledger"
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
 // report is what the application prints; see sidecar.
@@ -261,11 +262,9 @@ func (p *pod) failures() int { return len(p.get().Failures) }
 
 func (p *pod) eventually(limit time.Duration, what string, f func() bool) {
 	p.Helper()
-	for end := time.Now().Add(limit); !f(); <-time.After(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			p.Fatalf("not within %v: %s; %+v", limit, what, p.get())
-		}
-	}
+	m := stall.Watch(p)
+	defer m.Stop()
+	m.Eventually(limit, what, f, func() string { return fmt.Sprintf("%+v", p.get()) })
 }
 
 // more waits until n more operations are done than have failed.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sqlrotate/sqlrotate"
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 	"k8s.io/kubernetes/pkg/volume/util"
 )
 
@@ -142,18 +143,10 @@ func TestSecretVolume(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	deadline := time.After(10 * time.Second)
-	for changed := source.Changed(); ; changed = source.Changed() {
+	stall.Watch(t).Eventually(10*time.Second, fmt.Sprintf("user%d, the last, is served", last), func() bool {
 		cred, err := source.Credential(ctx)
-		if err == nil && cred.Username == fmt.Sprintf("user%d", last) {
-			break
-		}
-		select {
-		case <-changed:
-		case <-deadline:
-			t.Fatalf("%s is served, user%d is the last: %v; %+v", cred.Username, last, err, source.Status())
-		}
-	}
+		return err == nil && cred.Username == fmt.Sprintf("user%d", last)
+	}, func() string { return fmt.Sprintf("%+v", source.Status()) })
 	stop()
 	readers.Wait()
 
