@@ -1,0 +1,121 @@
+package rotation
+
+import "time"
+
+// Snapshot is what there is to see at one moment.
+type Snapshot struct {
+	Versions []VersionView // newest first; the first is the current one
+	Pools    []PoolView
+	States   [numStates]int // sessions by state
+	Spares   int            // sessions that wait for the pools, those that are being asked included
+	Waiting  int            // callers that wait now
+	Epoch    uint64
+
+	// The episode of refusals, if there is one.
+	Refusing     bool
+	Ambiguous    bool    // the server's code says no for other reasons as well
+	RefusedSince Instant // its beginning
+	Refusals     int     // of this episode, those that counted
+	NextAttempt  Instant
+
+	// The source.
+	SourceFailing Instant       // since when its reads fail; zero: they don't
+	ReadAt        Instant       // the last read that succeeded
+	Unsettled     bool          // it gives another login at nearly every read
+	ReadEvery     time.Duration // how often it is read in the background; zero: it isn't
+
+	// The server, as the connector's own logins find it.
+	Failures int     // that failed in a row, and not because they were refused
+	RetryAt  Instant // no other begins before this
+
+	LastLogin    Instant // the last login that succeeded with the version that was the latest then
+	SuccessorDue Instant // when the warning that the latest version has no successor is due; Never
+	Counts       Counts
+}
+
+// VersionView is what there is to see of a version.
+type VersionView struct {
+	Version      VersionID
+	Read         Instant // when it was first read
+	Superseded   Instant // when its successor was read; zero: it is the latest
+	NotAfter     time.Time
+	End          End // when it is over
+	Proven       bool
+	ProvenAt     Instant // its last success
+	Refused      bool    // its last answer was a refusal
+	Dead         bool    // its role is known to be dead
+	Sessions     int     // logged in, and not closing
+	LoggingIn    int
+	OldestInPool Instant // birth of the oldest that a pool has
+}
+
+// PoolView is what there is to see of a pool.
+type PoolView struct {
+	Pool       PoolID
+	Limit      int // zero: none
+	Peak       int
+	Sessions   int // that it has
+	ToGo       int // of these, those that a rotation retires
+	Due        int // of these, those that are told to go
+	Owed       int // that have gone and aren't replaced
+	DrainSince Instant
+	DrainSize  int     // how many were to go when it began
+	DrainUntil Instant // when it is to be done
+}
+
+// Counts only ever grow.
+type Counts struct {
+	Rotations   uint64
+	Logins      uint64 // that succeeded
+	Refused     uint64
+	Failed      uint64
+	Abandoned   uint64
+	Fallbacks   uint64 // callers' logins with a predecessor of the latest version
+	Taken       uint64 // spares that callers got
+	Waits       uint64 // of callers
+	Waited      time.Duration
+	Asks        uint64
+	Drains      uint64 // finished
+	LastDrain   time.Duration
+	LastDrained int
+	Ended       [numReasons]uint64 // sessions that a pool had, by reason
+	Outlived    uint64             // sessions in a pool whose credential ended
+}
+
+// Snapshot returns what there is to see now, in one pass over the sessions.
+func (s *State) Snapshot(now Now) Snapshot { panic("not yet") }
+
+// ProblemKind is a kind of trouble that a person may have to act on. Its String is
+// stable: alerts go by it.
+type ProblemKind uint8
+
+// Kinds of problems.
+const (
+	CredentialRefused ProblemKind = iota + 1
+	CredentialUnclear             // refused with a code that says no for other reasons as well
+	CredentialExpired
+	SuccessorOverdue
+	RoleInUseDead
+	SourceFails
+	SourceUnsettled
+	LoginsFail // for other reasons than the credential
+	NoCredential
+)
+
+// Problem is something that a person may have to act on.
+type Problem struct {
+	Kind    ProblemKind
+	Since   Instant
+	Version VersionID
+	// CanConnect says whether new connections can be made all the same.
+	CanConnect bool
+}
+
+// String names the kind.
+func (k ProblemKind) String() string {
+	return name(int(k), "none", "credential_refused", "credential_unclear", "credential_expired", "successor_overdue",
+		"role_in_use_dead", "source_fails", "source_unsettled", "logins_fail", "no_credential")
+}
+
+// Problems returns what is wrong now, the worst first.
+func (s *State) Problems(now Now) []Problem { panic("not yet") }
