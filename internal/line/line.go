@@ -7,28 +7,107 @@
 package line
 
 import (
+	"math"
+	"slices"
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
+const (
+	// Spacing is the least time between two births, so that sessions are distinct by
+	// age. A burst that is slowed down by it logs in faster than a server forks.
+	Spacing = 500 * time.Microsecond
+
+	// slack is how long after a session was handed to database/sql that takes the time
+	// of its creation, at most, without the machine being overloaded.
+	slack = 2 * time.Millisecond
+
+	// cleanerGap is how often the pool's cleaner is woken while the line is held: one
+	// that misses a round, because database/sql stamped it late, has another one.
+	cleanerGap = 50 * time.Millisecond
+
+	// The line is set anew this often at the least and at the most. Until then it moves
+	// on, and one born as much later may go in place of the one that is meant.
+	minRefresh = 4 * time.Millisecond
+	maxRefresh = 250 * time.Millisecond
+
+	// Unlimited is the lifetime of connections that don't age. Not 0: the pool's cleaner
+	// runs only while there is a limit.
+	Unlimited = time.Duration(math.MaxInt64 / 4)
+)
+
 // Line is the lifetime line of one pool. It is guarded by the lock of the State that
 // says who goes.
-type Line struct{}
+type Line struct {
+	base  time.Duration
+	pool  []birth // in their order
+	held  bool
+	at    rotation.Instant // the birth that the line is held at
+	woken rotation.Instant // when the cleaner was last woken for that
+	set   [2]time.Duration
+}
+
+type birth struct {
+	id rotation.SessionID
+	at rotation.Instant
+}
 
 // New returns the line of a pool whose connections live for base when none is singled
-// out.
-func New(base time.Duration) *Line { return &Line{} }
+// out; zero: for ever.
+func New(base time.Duration) *Line {
+	if base <= 0 {
+		base = Unlimited
+	}
+	return &Line{base: base}
+}
+
+// Base is the lifetime to set when none is singled out.
+func (l *Line) Base() time.Duration { return l.base }
 
 // HandedOut notes the birth of a session and returns how long to wait before the pool
 // gets it.
-func (l *Line) HandedOut(id rotation.SessionID, now rotation.Instant) time.Duration { panic("not yet") }
+func (l *Line) HandedOut(id rotation.SessionID, now rotation.Instant) time.Duration {
+	at := now
+	if n := len(l.pool); n > 0 {
+		at = max(at, l.pool[n-1].at.Add(Spacing))
+	}
+	l.pool = append(l.pool, birth{id, at})
+	return at.Sub(now)
+}
 
 // Ended notes that a session is over.
-func (l *Line) Ended(id rotation.SessionID) { panic("not yet") }
+func (l *Line) Ended(id rotation.SessionID) {
+	l.pool = slices.DeleteFunc(l.pool, func(b birth) bool { return b.id == id })
+}
 
-// Step returns the lifetimes to set now, one after the other, and when to look again.
-// going reports whether the pool may let a session go: rotation.State.Going.
+// Step returns the lifetimes to set now, one after the other, and when to look again. The
+// slice is good until the next call. going reports whether the pool may let a session go:
+// rotation.State.Going.
 func (l *Line) Step(going func(rotation.SessionID) bool, now rotation.Instant) (set []time.Duration, wake rotation.Instant) {
-	panic("not yet")
+	set = l.set[:0]
+	last := len(l.pool) - 1
+	for last >= 0 && !going(l.pool[last].id) {
+		last--
+	}
+	if last < 0 {
+		if l.held {
+			l.held = false
+			set = append(set, l.base)
+		}
+		return set, rotation.Never
+	}
+	at := l.pool[last].at
+	margin, refresh := slack, maxRefresh
+	if last+1 < len(l.pool) {
+		gap := l.pool[last+1].at.Sub(at)
+		margin = min(margin, gap/2)
+		refresh = min(refresh, max(minRefresh, gap/4))
+	}
+	if !l.held || at != l.at || now.Sub(l.woken) >= cleanerGap {
+		set = append(set, l.base) // what follows shortens it, which wakes the cleaner
+		l.woken = now
+	}
+	l.held, l.at = true, at
+	return append(set, min(l.base, max(1, now.Sub(at)-margin))), now.Add(refresh)
 }

@@ -19,7 +19,7 @@ type PoolID uint32
 
 // Event is something that the shell has learnt. Events about what is over already
 // are legal and ignored.
-type Event interface{ event() }
+type Event interface{ apply(s *State, now Now) }
 
 type (
 	// CredentialRead says what a read of the source has found.
@@ -95,7 +95,8 @@ type (
 	// PoolClosed says that a pool is closed. What it had ends by and by.
 	PoolClosed struct{ Pool PoolID }
 
-	// Waiting says how many callers wait for what they were told to wait for.
+	// Waiting says how many callers have been told to wait and not yet been told anything
+	// else: one that waits, and Chooses again in vain, is one all the time.
 	Waiting struct{ N int }
 
 	// Held says that a session is not to be retired: whoever has it sees to that.
@@ -112,25 +113,6 @@ type (
 	// other methods.
 	Tick struct{}
 )
-
-func (CredentialRead) event() {}
-func (ReadFailed) event()     {}
-func (LoginSucceeded) event() {}
-func (LoginRefused) event()   {}
-func (LoginFailed) event()    {}
-func (LoginAbandoned) event() {}
-func (GivenBack) event()      {}
-func (Ended) event()          {}
-func (Asked) event()          {}
-func (PoolAdded) event()      {}
-func (PoolLimit) event()      {}
-func (PoolUsed) event()       {}
-func (PoolClosed) event()     {}
-func (Waiting) event()        {}
-func (Held) event()           {}
-func (Released) event()       {}
-func (Closed) event()         {}
-func (Tick) event()           {}
 
 // Effects are what follows from an event. The slices are State's: they are good until
 // the next call of Step.

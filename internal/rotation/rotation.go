@@ -51,6 +51,7 @@ type Config struct {
 	MaxLifetime time.Duration
 
 	// DrainTime is the time over which old connections are replaced. Zero: at once.
+	// A tenth of it is for those that are in use when they are told to go.
 	DrainTime time.Duration
 
 	// RetryTimeout is how long callers wait while the latest credential is refused or
@@ -77,62 +78,176 @@ type Config struct {
 
 // State is all that the core knows. It is not safe for concurrent use.
 type State struct {
-	cfg   Config
-	epoch uint64
+	cfg      Config
+	lifetime time.Duration // of a connection: MaxLifetime, less by chance
+	random   uint64
+	closed   bool
+	counts   Counts
+	fx       Effects
+	returned bool // fx was returned by Step: what follows begins anew
+
+	// Versions and refusals: version.go, episode.go.
+	versions     []*version // the current one, then its predecessors, newest first
+	epoch        uint64     // counts changes of the current version and its end
+	ep           episode
+	fall         fallback
+	lastLogin    Instant // last success of a login that began with the latest version
+	tokenRefused Instant // when a token was refused that may only have been old
+	churn        int     // versions that came within a memory of the one before
+	rotatedAt    Instant
+	asking
+	reading
+
+	// Sessions: ledger.go, room.go.
+	byID      map[SessionID]*session
+	loose     []*session // those that no pool has
+	pools     []*pool
+	free      []*session // kept for their memory
+	lastID    SessionID
+	untracked bool // some sessions' ends can't be seen
+
+	// Callers: admit.go.
+	waiting      int
+	waitingSince Instant // when that number was last another one
+	abandoned    int     // logins in a row that were given up
+	failed       int     // logins in a row that failed
+
+	// The connector's own logins: spares.go.
+	failures    int     // of these, in a row
+	failing     Instant // since when
+	retryAt     Instant // none begins before this
+	askedAt     Instant // when the last one with the latest version did
+	wanted      Instant // since when a caller wants to know whether that is accepted
+	spareWanted bool    // for the drain
+}
+
+// asking is how asking after roles stands: ask.go.
+type asking struct {
+	ask        question
+	askedOldAt Instant // when an old role was last asked after
+}
+
+// reading is how the source is doing: reads.go.
+type reading struct {
+	readAt         Instant // last read that succeeded
+	readTried      Instant // last read that was asked for, or is known of
+	readFailing    Instant // since when reads fail; zero: they don't
+	readFailures   int     // in a row
+	moved          int     // reads in a row that found another login, each soon after the last
+	movedAt        Instant
+	unsettledSince Instant
 }
 
 // New returns the state of a connector that has read nothing yet.
-func New(cfg Config) *State { return &State{cfg: cfg} }
+func New(cfg Config) *State {
+	s := &State{cfg: cfg, random: cfg.Seed, byID: make(map[SessionID]*session)}
+	s.lifetime = cfg.MaxLifetime - s.chance(cfg.MaxLifetime/10)
+	return s
+}
+
+// Lifetime is how long a connection lives when nothing else ends it: up to a tenth less
+// than MaxLifetime, so that processes which were started together don't renew their
+// connections together. Zero: for ever.
+func (s *State) Lifetime() time.Duration { return s.lifetime }
+
+// chance returns a time between 0 and most. (Splitmix64: any will do.)
+func (s *State) chance(most time.Duration) time.Duration {
+	s.random += 0x9e3779b97f4a7c15
+	z := s.random
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	z ^= z >> 31
+	return time.Duration(z % uint64(max(most, 0)+1))
+}
 
 // Step takes in what has happened and returns what follows from it.
-func (s *State) Step(ev Event, now Now) Effects { panic("not yet") }
+func (s *State) Step(ev Event, now Now) Effects {
+	s.resume()
+	ev.apply(s, now)
+	s.fx.Wake = min(
+		s.planEnds(now),
+		s.expectGone(now),
+		s.fitSpares(now),
+		s.planDrain(now),
+		s.planAsk(now),
+		s.planLogins(now),
+		s.planReads(now),
+	)
+	s.returned = true
+	return s.fx
+}
 
-// Choose says what a caller from pool who needs a session is to do. It books what it
-// says: a session that it names is the caller's until it is handed out, given back or
-// over. Step with a Tick must follow under the same lock, as after HandOut and Bind.
-func (s *State) Choose(pool PoolID, now Now) Verdict { panic("not yet") }
+// resume begins a new set of effects if the last one has been returned. What Choose,
+// HandOut and Bind bring about waits for the next Step.
+func (s *State) resume() {
+	if !s.returned {
+		return
+	}
+	s.returned = false
+	f := &s.fx
+	*f = Effects{
+		Logins: f.Logins[:0], Asks: f.Asks[:0], Close: f.Close[:0],
+		Gone: f.Gone[:0], Forget: f.Forget[:0], Tell: f.Tell[:0],
+	}
+}
 
-// HandOut notes that a promised session goes to its pool. False says that it must not:
-// it is over, or its credential is; the session is closed, and the caller is to Choose
-// again.
-func (s *State) HandOut(id SessionID, now Now) bool { panic("not yet") }
+func (s *State) tell(n Notice) { s.fx.Tell = append(s.fx.Tell, n) }
 
-// Bind says with which version a login of Effects.Logins goes out. It is called after
-// the read of the source that precedes each login, and immediately before the dial.
-// Zero says that the login is not to be: it is off the books.
-func (s *State) Bind(id SessionID, now Now) VersionID { panic("not yet") }
-
-// Full says whether a caller whose login found the server full should wait for a
-// session that is about to end, and until when, before it Chooses again; else it
-// fails.
-func (s *State) Full(now Now) (until Instant, wait bool) { panic("not yet") }
+func (ev CredentialRead) apply(s *State, now Now) { s.read(ev, now) }
+func (ev ReadFailed) apply(s *State, now Now)     { s.readFailed(now) }
+func (ev LoginSucceeded) apply(s *State, now Now) { s.loginSucceeded(ev, now) }
+func (ev LoginRefused) apply(s *State, now Now)   { s.loginRefused(ev, now) }
+func (ev LoginFailed) apply(s *State, now Now)    { s.loginFailed(ev, now) }
+func (ev LoginAbandoned) apply(s *State, now Now) { s.loginAbandoned(ev, now) }
+func (ev GivenBack) apply(s *State, now Now)      { s.givenBack(ev, now) }
+func (ev Ended) apply(s *State, now Now)          { s.ended(ev, now) }
+func (ev Asked) apply(s *State, now Now)          { s.asked(ev, now) }
+func (ev PoolAdded) apply(s *State, _ Now)        { s.poolAdded(ev) }
+func (ev PoolLimit) apply(s *State, _ Now)        { s.pool(ev.Pool).setLimit(ev.Limit) }
+func (ev PoolUsed) apply(s *State, now Now)       { s.pool(ev.Pool).used = now.Mono }
+func (ev PoolClosed) apply(s *State, _ Now)       { s.poolClosed(ev.Pool) }
+func (ev Waiting) apply(s *State, now Now)        { s.waits(ev.N, now) }
+func (ev Held) apply(s *State, _ Now)             { s.hold(ev.Session, true) }
+func (ev Released) apply(s *State, _ Now)         { s.hold(ev.Session, false) }
+func (Closed) apply(s *State, _ Now)              { s.closed = true; s.fx.Look = true }
+func (Tick) apply(*State, Now)                    {}
 
 // Epoch counts the changes of the latest credential and its end: a read notes it as
 // it begins.
 func (s *State) Epoch() uint64 { return s.epoch }
 
 // Current returns the latest version, or 0.
-func (s *State) Current() VersionID { panic("not yet") }
+func (s *State) Current() VersionID {
+	if c := s.current(); c != nil {
+		return c.id
+	}
+	return 0
+}
 
 // Going reports whether its pool may let the session go now.
-func (s *State) Going(id SessionID) bool { panic("not yet") }
+func (s *State) Going(id SessionID) bool { return s.find(id, Going) != nil }
 
 // AppendGoing appends the sessions that pool may let go now, oldest first.
-func (s *State) AppendGoing(to []SessionID, pool PoolID) []SessionID { panic("not yet") }
-
-// AppendEnds appends the versions that have sessions or logins under way, and when
-// they end: the hard end, at which what is left of them is cut off. The end is zero for
-// those that have none.
-func (s *State) AppendEnds(to []VersionEnd) []VersionEnd { panic("not yet") }
-
-// VersionEnd is when a version's sessions are cut off.
-type VersionEnd struct {
-	Version VersionID
-	End     End
+func (s *State) AppendGoing(to []SessionID, pool PoolID) []SessionID {
+	for _, x := range s.pool(pool).members {
+		if x.state == Going {
+			to = append(to, x.id)
+		}
+	}
+	return to
 }
 
 // Session returns what is known of a session; the zero SessionInfo if it is over.
-func (s *State) Session(id SessionID) SessionInfo { panic("not yet") }
+func (s *State) Session(id SessionID) SessionInfo {
+	x := s.byID[id]
+	if x == nil {
+		return SessionInfo{}
+	}
+	return SessionInfo{
+		Version: x.v.id, Pool: x.pool.number(), State: x.state, Purpose: x.purpose, Reason: x.reason,
+		Began: x.began, Ready: x.ready, Born: x.born, Untracked: x.untracked, Held: x.held,
+	}
+}
 
 // SessionInfo is what is known of a session.
 type SessionInfo struct {

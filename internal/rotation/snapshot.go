@@ -1,6 +1,9 @@
 package rotation
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Snapshot is what there is to see at one moment.
 type Snapshot struct {
@@ -83,7 +86,74 @@ type Counts struct {
 }
 
 // Snapshot returns what there is to see now, in one pass over the sessions.
-func (s *State) Snapshot(now Now) Snapshot { panic("not yet") }
+func (s *State) Snapshot(now Now) Snapshot {
+	snap := Snapshot{
+		Waiting: s.waiting, Epoch: s.epoch,
+		SourceFailing: s.readFailing, ReadAt: s.readAt, Unsettled: s.unsettled(), ReadEvery: s.readEvery(now),
+		Failures: s.failures, RetryAt: s.retryAt,
+		LastLogin: s.lastLogin, SuccessorDue: Never, Counts: s.counts,
+	}
+	snap.Counts.Waited += time.Duration(s.waiting) * now.Mono.Sub(s.waitingSince)
+	if s.ep.on {
+		snap.Refusing, snap.Ambiguous = true, s.ep.unclear
+		snap.RefusedSince, snap.Refusals, snap.NextAttempt = s.ep.began, s.ep.n, max(s.ep.next, s.retryAt)
+	}
+	if c := s.current(); c != nil {
+		snap.SuccessorDue = s.alarm(c, now)
+	}
+	index := make(map[*version]*VersionView, len(s.versions))
+	snap.Versions = make([]VersionView, 0, len(s.versions))
+	for _, v := range s.versions {
+		snap.Versions = append(snap.Versions, v.view(s.hardEnd(v)))
+		index[v] = &snap.Versions[len(snap.Versions)-1]
+	}
+	for _, x := range s.loose {
+		snap.States[x.state]++
+		index[x.v].count(x)
+	}
+	for _, p := range s.pools {
+		for _, x := range p.members {
+			snap.States[x.state]++
+			index[x.v].count(x)
+		}
+		snap.Pools = append(snap.Pools, p.view())
+	}
+	snap.Spares = snap.States[Spare] + snap.States[Asking]
+	return snap
+}
+
+func (v *version) view(end End) VersionView {
+	return VersionView{
+		Version: v.id, Read: v.read, Superseded: v.superseded, NotAfter: v.notAfter, End: end,
+		Proven: v.proven, ProvenAt: v.provenAt, Refused: v.refusedAt != 0, Dead: v.dead,
+	}
+}
+
+func (v *VersionView) count(x *session) {
+	switch {
+	case x.state == LoggingIn:
+		v.LoggingIn++
+	case x.state != Closing:
+		v.Sessions++
+	}
+	if x.state.InPool() && v.OldestInPool == 0 {
+		v.OldestInPool = x.born // the oldest comes first
+	}
+}
+
+func (p *pool) view() PoolView {
+	v := PoolView{
+		Pool: p.id, Peak: p.peak, Sessions: len(p.members), Due: p.drain.due, Owed: p.owed,
+		ToGo: p.drain.leaving, DrainSince: p.drain.began, DrainUntil: p.drain.to,
+	}
+	if p.limit != math.MaxInt {
+		v.Limit = p.limit
+	}
+	if v.DrainSince != 0 {
+		v.DrainSize = p.drain.size
+	}
+	return v
+}
 
 // ProblemKind is a kind of trouble that a person may have to act on. Its String is
 // stable: alerts go by it.
@@ -118,4 +188,52 @@ func (k ProblemKind) String() string {
 }
 
 // Problems returns what is wrong now, the worst first.
-func (s *State) Problems(now Now) []Problem { panic("not yet") }
+func (s *State) Problems(now Now) []Problem {
+	var all []Problem
+	c := s.current()
+	if c == nil {
+		if s.readFailing != 0 {
+			all = append(all, Problem{Kind: NoCredential, Since: s.readFailing})
+		}
+		return all
+	}
+	connects := s.connects(now)
+	say := func(kind ProblemKind, since Instant) {
+		all = append(all, Problem{Kind: kind, Since: since, Version: c.id, CanConnect: connects})
+	}
+	end := c.loginEnd()
+	switch {
+	case end.Past(now):
+		say(CredentialExpired, end.Instant(now))
+	case s.ep.on && c.dead:
+		say(RoleInUseDead, c.refusedAt)
+	case s.ep.on && s.ep.unclear:
+		say(CredentialUnclear, s.ep.began)
+	case s.ep.on:
+		say(CredentialRefused, s.ep.began)
+	}
+	if due := s.alarm(c, now); now.Mono >= due && !end.Past(now) {
+		say(SuccessorOverdue, due)
+	}
+	if s.failing != 0 {
+		say(LoginsFail, s.failing)
+	}
+	if s.readFailing != 0 {
+		say(SourceFails, s.readFailing)
+	}
+	if s.unsettled() {
+		say(SourceUnsettled, s.unsettledSince)
+	}
+	return all
+}
+
+// connects reports whether new connections can be made, with the latest credential or a
+// predecessor.
+func (s *State) connects(now Now) bool {
+	for i, v := range s.versions {
+		if s.usable(v, now) && !(i == 0 && s.ep.on) && !(i > 0 && now.Mono < s.fall.next) {
+			return s.failing == 0
+		}
+	}
+	return false
+}

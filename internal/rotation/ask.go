@@ -1,0 +1,216 @@
+package rotation
+
+import "time"
+
+const (
+	// An old role is asked after this long after the last time at the least, and at the
+	// most.
+	oldMin = 250 * time.Millisecond
+	oldMax = 10 * time.Minute
+
+	// A pool that isn't used is asked after this long.
+	idleMax = 10 * time.Minute
+
+	// lookEvery is how often the shell is woken to see whether a pool is in use.
+	lookEvery = time.Minute
+
+	// askPatience is when a question counts as unanswered.
+	askPatience = 30 * time.Second
+)
+
+// question is how asking after the current role stands: on an idle connection, or else on
+// a spare, or else by a login.
+type question struct {
+	pending  Ask     // if its Began isn't zero
+	stage    stage   // the way that is tried next
+	answered Instant // when the last answer came that said it lives
+	useless  bool    // a query can't tell
+}
+
+type stage uint8
+
+const (
+	askIdle stage = iota
+	askSpare
+	askLogin
+)
+
+// oldRole is the login that asks whether an old role still lives: its sessions fail every
+// query but no ping, so somebody has to. Of several it is the one that is due first. The
+// longer a role has been superseded, the less often it is asked after.
+func (s *State) oldRole(now Now) plannedLogin {
+	l := plannedLogin{purpose: AskOld, at: Never, crowd: true}
+	c := s.current()
+	for _, v := range s.versions[1:] {
+		if v.dead || v.user == c.user || v.sessions == 0 || !v.outdated || v.loginEnd().Past(now) || !s.inPool(v) {
+			continue
+		}
+		if at := max(v.askAt, s.askedOldAt.Add(oldMin)); at < l.at {
+			l.v, l.at = v, at
+		}
+	}
+	return l
+}
+
+// askedOld notes that an old role is being asked after.
+func (s *State) askedOld(v *version, now Now) {
+	s.counts.Asks++
+	s.askedOldAt = now.Mono
+	v.askAt = now.Mono.Add(min(max(now.Mono.Sub(v.superseded)/8, oldMin), oldMax))
+}
+
+// inPool reports whether a pool that can retire it has a session of v.
+func (s *State) inPool(v *version) bool {
+	for _, p := range s.pools {
+		if !p.managed {
+			continue
+		}
+		for _, x := range p.members {
+			if x.v == v {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// askDue returns when the current role is to be asked after, and when to see whether its
+// pools are in use.
+func (s *State) askDue(c *version, now Now) (due, look Instant) {
+	if s.cfg.AskAfter <= 0 || !c.proven || s.ep.on || s.closed || c.loginEnd().Past(now) {
+		return Never, Never
+	}
+	last := max(s.lastLogin, s.ask.answered)
+	used, any := false, false
+	for _, p := range s.pools {
+		used = used || p.managed && p.used > last
+		any = any || p.managed && len(p.members) > 0
+	}
+	due = last.Add(s.cfg.AskAfter)
+	switch {
+	case !any:
+		return Never, Never
+	case used:
+		return due, due
+	case now.Mono < due:
+		look = due
+	default:
+		look = now.Mono.Add(lookEvery)
+	}
+	return last.Add(max(s.cfg.AskAfter, idleMax)), look
+}
+
+// planAsk has the current role asked after on a session that there is, if it is time.
+func (s *State) planAsk(now Now) (wake Instant) {
+	c := s.current()
+	if c == nil {
+		return Never
+	}
+	q := &s.ask
+	if q.pending.Began != 0 {
+		until := q.pending.Began.Add(askPatience)
+		if now.Mono < until {
+			return until
+		}
+		s.asked(Asked{Ask: q.pending, Answer: Unanswered}, now)
+	}
+	due, look := s.askDue(c, now)
+	if now.Mono < due {
+		q.stage = askIdle
+		return min(due, look)
+	}
+	if !s.cfg.AskByQuery || q.useless || c.queryLies {
+		q.stage = askLogin
+	}
+	switch q.stage {
+	case askIdle:
+		s.put(Ask{How: OnIdle, Version: c.id, Began: now.Mono})
+	case askSpare:
+		if x := s.youngestSpare(now); x != nil && x.v == c {
+			s.move(x, Asking, NotRetired, now)
+			s.put(Ask{How: OnSpare, Version: c.id, Session: x.id, Began: now.Mono})
+			break
+		}
+		q.stage = askLogin
+	case askLogin: // see currentRole
+	}
+	return Never
+}
+
+func (s *State) put(a Ask) {
+	s.counts.Asks++
+	s.ask.pending = a
+	s.fx.Asks = append(s.fx.Asks, a)
+}
+
+// currentRole is the login that asks after the current role, when nothing else can.
+func (s *State) currentRole(c *version, now Now) plannedLogin {
+	l := plannedLogin{v: c, purpose: AskCurrent, at: Never, crowd: true}
+	if s.ask.stage == askLogin && s.ask.pending.Began == 0 {
+		l.at, _ = s.askDue(c, now)
+	}
+	return l
+}
+
+// asked takes in what came of a question. The session that was asked may have been of
+// another version than was meant: then that is known of it, and the question stands.
+func (s *State) asked(ev Asked, now Now) {
+	q := &s.ask
+	if x := s.find(ev.Ask.Session, Asking); x != nil {
+		s.answeredBy(x, ev.Answer, now)
+	}
+	if ev.Ask.Began == 0 || ev.Ask.Began != q.pending.Began {
+		return // too late
+	}
+	meant := q.pending.Version
+	q.pending = Ask{}
+	c := s.current()
+	switch ev.Answer {
+	case Lives:
+		if ev.Ask.Version == c.id {
+			q.answered, q.stage = now.Mono, askIdle
+			return
+		}
+	case Refuses:
+		s.queryRefused(ev.Ask.Version, now)
+		if ev.Ask.Version == meant {
+			q.stage = askIdle
+			return
+		}
+	case Unasked:
+		q.useless = true
+	case Unanswered:
+	}
+	if q.stage < askLogin {
+		q.stage++
+	}
+}
+
+// answeredBy notes what a spare that was asked is good for now.
+func (s *State) answeredBy(x *session, a Answer, now Now) {
+	switch {
+	case s.closed:
+		s.move(x, Closing, ByClose, now)
+	case a == Refuses:
+		s.move(x, Closing, Revoked, now)
+	case a == Unanswered:
+		s.move(x, Closing, Unneeded, now)
+	default:
+		s.move(x, Spare, NotRetired, now)
+	}
+}
+
+// queryRefused notes that a role is dead, by the word of a session of its own. If it is
+// the current one that is an episode of refusals: logins would fare no better.
+func (s *State) queryRefused(id VersionID, now Now) {
+	for i, v := range s.versions {
+		if v.id != id || v.queryLies {
+			continue
+		}
+		v.refusedAt, v.unclear = now.Mono, false
+		s.dies(v)
+		if i == 0 {
+			s.refuse(false, now)
+		}
+	}
+}

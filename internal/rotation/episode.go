@@ -1,0 +1,168 @@
+package rotation
+
+import "time"
+
+const (
+	// A refused credential is tried again after retryMin, then twice that, and so on up
+	// to retryMax.
+	retryMin = 500 * time.Millisecond
+	retryMax = 10 * time.Second
+
+	// A server that says no for reasons of its own is asked every second or two.
+	unclearMin = time.Second
+	unclearMax = 2 * time.Second
+
+	// churnMax is the longest floor between logins that prove new versions which the
+	// server accepts.
+	churnMax = time.Second
+)
+
+// episode is the time from when the server begins to refuse the latest credential
+// until it accepts one. There is one for the whole connector: were it a version's, each
+// new version would begin with new patience and no backoff.
+//
+// Whose login counts is decided by whether its version was the latest when it began.
+// With a source that never repeats itself nothing is current any more when the answer
+// comes.
+type episode struct {
+	on      bool
+	unclear bool    // no refusal of it was about the credential for certain
+	began   Instant // how long callers wait counts from here
+	heard   Instant // when the last refusal that counted was heard
+	next    Instant // the connector doesn't ask again before this
+	n       int     // refusals that counted
+	fresh   int     // new versions since it began
+	over    Instant // when the last one ended
+}
+
+// begin begins an episode, or goes on with one that ended a short while ago: a server
+// or a source that changes its mind all the time gets no new patience each time.
+func (s *State) begin(unclear bool, now Now) {
+	e := &s.ep
+	if e.over != 0 && now.Mono.Sub(e.over) < memory {
+		e.began = max(1, now.Mono.Add(-e.over.Sub(e.began)))
+		e.next = e.heard.Add(backoff(e.n, retryMin, retryMax))
+	} else {
+		*e = episode{began: now.Mono}
+	}
+	e.on, e.unclear = true, unclear
+	for _, v := range s.versions {
+		v.provenAt = 0 // whatever was proven may have changed with it
+	}
+	s.tell(Notice{Kind: Refused, Version: s.versions[0].id, Ambiguous: unclear})
+}
+
+// refuse counts a refusal of the latest version.
+func (s *State) refuse(unclear bool, now Now) {
+	e := &s.ep
+	if !e.on {
+		s.begin(unclear, now)
+	}
+	e.unclear = e.unclear && unclear
+	e.n++
+	e.heard = now.Mono
+	if unclear {
+		e.next = now.Mono.Add(backoff(e.n, unclearMin, unclearMax))
+	} else {
+		e.next = now.Mono.Add(backoff(e.n, retryMin, retryMax))
+	}
+	s.fx.Read = ReadAfresh
+	s.fx.Look = true
+}
+
+// freshVersion is for a version that has become the current one. It is asked about at
+// once, but not each of a hundred.
+func (s *State) freshVersion(v *version, now Now) {
+	if !s.ep.on && v.refusedAt != 0 && now.Mono.Sub(v.refusedAt) < memory {
+		s.begin(v.unclear, now) // it has come back, and is known
+	}
+	if s.rotatedAt != 0 && now.Mono.Sub(s.rotatedAt) < memory {
+		s.churn++
+	} else {
+		s.churn = 1
+	}
+	s.rotatedAt = now.Mono
+	floor := max(now.Mono, s.askedAt.Add(backoff(s.churn, retryMin, churnMax)-retryMin))
+	s.retryAt = min(s.retryAt, floor)
+	if s.ep.on {
+		s.ep.fresh++
+		floor = max(now.Mono, s.askedAt.Add(backoff(s.ep.fresh, retryMin, retryMax)-retryMin))
+		s.ep.next = min(s.ep.next, floor)
+	}
+}
+
+// succeeded takes in a login that has succeeded.
+func (s *State) succeeded(x *session, now Now) {
+	v := x.v
+	s.counts.Logins++
+	s.abandoned, s.failed, s.failures, s.failing, s.retryAt = 0, 0, 0, 0, 0
+	first := !v.proven
+	v.proven = true
+	if v.refusedAt != 0 && x.began >= v.refusedAt {
+		v.refusedAt, v.dead = 0, false
+	}
+	if !x.latest {
+		s.fall = fallback{}
+		if !v.dead {
+			v.provenAt = now.Mono
+		}
+		return
+	}
+	s.tokenRefused = 0
+	if s.ep.on {
+		if x.began < s.ep.heard {
+			return // the server may have said so before it changed its mind
+		}
+		s.ep.on, s.ep.over = false, now.Mono
+		first = true
+	}
+	if v.dead { // by a query; a login knows better
+		v.dead, v.queryLies = false, true
+	}
+	v.provenAt, s.lastLogin = now.Mono, now.Mono
+	if first {
+		s.tell(Notice{Kind: Accepted, Version: v.id})
+	}
+}
+
+// refused takes in a login that was refused.
+func (s *State) refused(x *session, unclear bool, now Now) {
+	v := x.v
+	s.counts.Refused++
+	s.abandoned, s.failed = 0, 0
+	s.fx.Look = true
+	if x.began >= v.refusedAt {
+		v.refusedAt, v.unclear, v.provenAt = now.Mono, unclear, 0
+	}
+	if !unclear && v.superseded != 0 {
+		s.refusedOld(v)
+	}
+	if !x.latest {
+		s.fall.refused(s.ep.next, now)
+		return
+	}
+	if s.cfg.Kind == LoginTokens && !s.ep.on && (s.tokenRefused == 0 || x.began < s.tokenRefused) {
+		// A token may have ended a moment ago: another one first.
+		s.tokenRefused = max(s.tokenRefused, now.Mono)
+		s.fx.Read = ReadAfresh
+		return
+	}
+	if s.ep.on && x.began < s.ep.heard {
+		return // it went out together with the one that was counted
+	}
+	s.refuse(unclear, now)
+}
+
+// fallback is how predecessors fare while the latest version is refused. There is one
+// floor for all of them, or else each of many would be tried.
+type fallback struct {
+	n    int     // refusals in a row
+	next Instant // none is tried before this
+}
+
+// refused counts the refusal of a predecessor. step is when the latest version is tried
+// again: the two take turns, and the server counts both.
+func (f *fallback) refused(step Instant, now Now) {
+	f.n++
+	f.next = max(step, now.Mono.Add(backoff(f.n, retryMin, retryMax)))
+}

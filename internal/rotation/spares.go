@@ -1,0 +1,180 @@
+package rotation
+
+import "time"
+
+// maxSpareTTL is how long a spare that nobody takes is kept at the most, when nothing is
+// retired any more.
+const maxSpareTTL = time.Minute
+
+// spareTTL is little of the lifetime that a spare has once it is taken.
+func (s *State) spareTTL() time.Duration {
+	if s.lifetime == 0 {
+		return maxSpareTTL
+	}
+	return min(maxSpareTTL, s.lifetime/10)
+}
+
+// fitSpares closes the spares that are of no use, that nobody takes, or that there is no
+// room for, and returns when to look again.
+func (s *State) fitSpares(now Now) (wake Instant) {
+	wake = Never
+	s.countPools()
+	free, _ := s.room()
+	busy := s.spareWanted || s.waiting > 0
+	for _, x := range s.loose {
+		if x.state != Spare {
+			continue
+		}
+		expires := x.since.Add(s.spareTTL())
+		switch {
+		case s.closed:
+			s.move(x, Closing, ByClose, now)
+		case s.hardEnd(x.v).Past(now):
+			s.move(x, Closing, Expired, now)
+		case !s.fit(x, now):
+			s.move(x, Closing, Outdated, now)
+		case !busy && now.Mono >= expires:
+			s.move(x, Closing, Unneeded, now)
+			for _, p := range s.pools {
+				p.refill, p.owed = false, 0 // the pools don't need them
+			}
+		case free < 0:
+			s.move(x, Closing, Unneeded, now)
+			free++ // as soon as it has ended
+		case !busy:
+			wake = min(wake, expires)
+		}
+	}
+	return wake
+}
+
+// plannedLogin is a login of the connector's own.
+type plannedLogin struct {
+	v       *version
+	purpose Purpose
+	at      Instant // when it should begin; Never: it isn't called for
+	crowd   bool    // spares make room for it
+}
+
+// planLogins begins the connector's own login that is needed most, if there is room for
+// one, and returns when to look again.
+func (s *State) planLogins(now Now) (wake Instant) {
+	wake = Never
+	c := s.current()
+	if s.wanted != 0 && now.Mono >= s.wanted.Add(patience) {
+		s.wanted = 0
+	}
+	if c == nil || s.closed || c.loginEnd().Past(now) {
+		return wake
+	}
+	s.countPools()
+	free, ready := s.room()
+	if !ready {
+		return wake // its end, or what comes of it, brings us back
+	}
+	for _, l := range [...]plannedLogin{s.proof(c, now), s.oldRole(now), s.currentRole(c, now), s.replacement(c, free)} {
+		l.at = max(l.at, s.retryAt)
+		if s.unsettled() && s.cfg.Kind != LoginTokens && l.at != Never {
+			l.at = max(l.at, s.askedAt.Add(s.settle()))
+		}
+		switch {
+		case l.at == Never:
+		case now.Mono < l.at:
+			wake = min(wake, l.at)
+		case free >= 1:
+			s.startLogin(l, now)
+			return Never
+		case l.crowd && s.makeRoom(now):
+			return Never // the end of what makes room brings us back
+		}
+	}
+	return wake
+}
+
+func (s *State) startLogin(l plannedLogin, now Now) {
+	x := s.newSession(l.v, l.purpose, nil, now)
+	s.fx.Logins = append(s.fx.Logins, Login{x.id, l.purpose})
+	if l.purpose == AskOld {
+		s.askedOld(l.v, now)
+	} else {
+		s.wanted = 0
+	}
+}
+
+// makeRoom closes the spare that has waited longest, if there is one.
+func (s *State) makeRoom(now Now) bool {
+	for _, x := range s.loose {
+		if x.state == Spare {
+			s.move(x, Closing, Unneeded, now)
+			return true
+		}
+	}
+	return false
+}
+
+// proof is the login that finds out whether the latest version is accepted, if that
+// isn't known and somebody cares.
+func (s *State) proof(c *version, now Now) plannedLogin {
+	l := plannedLogin{v: c, purpose: Prove, at: Never, crowd: true}
+	deserted := s.abandoned > maxAbandoned
+	switch {
+	case !s.ep.on && !deserted && (c.proven || len(s.versions) == 1):
+	case !s.inUse():
+	case s.ep.on:
+		l.at = s.ep.next
+	case deserted:
+		l.at = now.Mono
+	default:
+		l.at = now.Mono
+		if ok, again := s.admit(c, now); !ok {
+			l.at = again
+		}
+		if s.churn > 1 {
+			l.at = max(l.at, s.askedAt.Add(backoff(s.churn, retryMin, churnMax)-retryMin))
+		}
+	}
+	return l
+}
+
+// inUse reports whether a pool has sessions or a caller wants one.
+func (s *State) inUse() bool {
+	if s.waiting > 0 || s.wanted != 0 {
+		return true
+	}
+	for _, p := range s.pools {
+		if len(p.members) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// replacement is the login for the next spare: for the next session that goes, and for
+// each that has gone and isn't replaced.
+func (s *State) replacement(c *version, free int) plannedLogin {
+	l := plannedLogin{v: c, purpose: Replace, at: Never}
+	if !c.proven || s.ep.on || free < 1 {
+		return l
+	}
+	have, need := 0, 0
+	refill := s.spareWanted
+	for _, x := range s.loose {
+		if x.state == Spare {
+			have++
+		}
+	}
+	for _, p := range s.pools {
+		need += p.owed
+		refill = refill || p.refill
+	}
+	if refill {
+		need++
+	}
+	if have > 0 {
+		l.purpose = Refill
+	}
+	if have < need {
+		l.at = 0
+	}
+	return l
+}
