@@ -70,7 +70,7 @@ func (s *State) countPools() {
 		}
 	}
 	for _, p := range s.pools {
-		p.peak = min(p.limit, max(p.peak, p.count+p.owed))
+		p.peak = min(p.limit, max(p.peak, p.count))
 		p.owed = max(0, min(p.owed, p.peak-p.count)) // a pool that has shrunk takes no more
 	}
 }

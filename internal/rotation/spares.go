@@ -157,7 +157,7 @@ func (s *State) replacement(c *version, free int) plannedLogin {
 		return l
 	}
 	have, need := 0, 0
-	refill := s.spareWanted
+	refill := false
 	for _, x := range s.loose {
 		if x.state == Spare {
 			have++
@@ -167,7 +167,7 @@ func (s *State) replacement(c *version, free int) plannedLogin {
 		need += p.owed
 		refill = refill || p.refill
 	}
-	if refill {
+	if s.spareWanted || refill && need == 0 {
 		need++
 	}
 	if have > 0 {

@@ -130,7 +130,7 @@ func (s *State) rotate(ev CredentialRead, now Now) {
 	s.tell(Notice{Kind: Rotated, Version: v.id})
 	s.freshVersion(v, now)
 	for _, p := range s.pools {
-		p.peak = p.owed // and what it has: see count
+		p.peak = len(p.members) + p.owed
 	}
 }
 

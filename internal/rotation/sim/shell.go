@@ -1,0 +1,510 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
+
+const (
+	loginTimeout = 5 * sec
+	readTimeout  = 2 * sec
+)
+
+// shell does what the core says, each thing a little later, by what holds then.
+type shell struct {
+	w        *world
+	versions map[string]rotation.VersionID // by login
+	latest   map[rotation.VersionID]token  // what a version logs in with
+	next     rotation.VersionID
+	conns    map[rotation.SessionID]*conn
+	wake     time.Duration
+	callers  []*caller // that wait
+	waiting  int
+	read1    bool // a read is under way
+	queued   []func()
+	fresh    bool
+	ends     []rotation.VersionEnd
+}
+
+// token is what a version logs in with: a login, and until when it is good if it is one
+// that isn't good for ever.
+type token struct {
+	login int
+	until time.Duration // the server's time; 0: as long as the login
+}
+
+// conn is a connection, from the login on.
+type conn struct {
+	id        rotation.SessionID
+	version   rotation.VersionID
+	token     token
+	pool      *pool
+	began     time.Duration
+	loggingIn bool
+	aborted   bool
+	alive     bool
+	broken    bool // the client's end of it is unusable
+	pooled    bool
+	inUse     bool
+	long      bool          // somebody keeps it longer than MaxInUse
+	created   time.Duration // by database/sql's account
+	taken     time.Duration // when it was last taken from the pool
+	outdated  time.Duration // since when it is to be replaced, by the books; 0: it isn't
+}
+
+type caller struct {
+	pool     *pool
+	deadline time.Duration
+	began    time.Duration
+	counted  bool
+	waits    int // tells one wait from the next
+	done     func(*conn, error)
+}
+
+var (
+	errGaveUp   = errors.New("the caller's context is done")
+	errRefused  = errors.New("refused")
+	errExpired  = errors.New("expired")
+	errEmpty    = errors.New("empty")
+	errFailed   = errors.New("the login failed")
+	errPoolFull = errors.New("the pool has had nothing for so long")
+	errBroken   = errors.New("the connection is broken")
+)
+
+func (s *shell) init(w *world) {
+	s.w = w
+	s.versions, s.latest, s.conns = map[string]rotation.VersionID{}, map[rotation.VersionID]token{}, map[rotation.SessionID]*conn{}
+	var wall func()
+	wall = func() { // the hard end, by the wall clock
+		s.cut()
+		w.after(sec, wall)
+	}
+	w.after(0, func() {
+		s.read(false, func() {})
+		wall()
+	})
+}
+
+// step tells the core something and does what follows.
+func (s *shell) step(ev rotation.Event) {
+	w := s.w
+	w.books.before(ev)
+	fx := w.core.Step(ev, w.clock())
+	if _, ok := ev.(rotation.Tick); !ok {
+		w.trace("%T%+v", ev, ev)
+	}
+	w.books.effects(fx)
+	for _, l := range fx.Logins {
+		w.trace("  log in %+v", l)
+		w.after(w.jitter(), func() { s.ownLogin(l) })
+	}
+	for _, a := range fx.Asks {
+		w.trace("  ask %+v", a)
+		w.after(w.jitter(), func() { s.ask(a) })
+	}
+	for _, id := range fx.Close {
+		w.trace("  close %d", id)
+		w.after(w.jitter(), func() { s.end(s.conns[id]) })
+	}
+	for _, v := range fx.Forget {
+		for k, id := range s.versions {
+			if id == v {
+				delete(s.versions, k)
+			}
+		}
+		delete(s.latest, v)
+	}
+	for _, n := range fx.Tell {
+		w.trace("  tell %+v", n)
+	}
+	if fx.Read != rotation.DontRead {
+		w.books.backgroundRead()
+		w.after(w.jitter(), func() { s.read(fx.Read == rotation.ReadAfresh, func() {}) })
+	}
+	if fx.Stale {
+		w.after(0, func() { s.read(false, func() {}) })
+	}
+	if fx.Look {
+		for _, c := range s.callers {
+			s.look(c)
+		}
+		s.callers = s.callers[:0]
+	}
+	if fx.Marks {
+		for _, p := range w.pools {
+			w.after(w.jitter(), p.retire)
+		}
+	}
+	if fx.Ends {
+		s.arm()
+	}
+	s.wakeAt(fx.Wake)
+	w.books.after()
+}
+
+func (s *shell) wakeAt(at rotation.Instant) {
+	w := s.w
+	s.wake = forever
+	if at == rotation.Never {
+		return
+	}
+	t := max(time.Duration(at)-1, w.now+1)
+	s.wake = t
+	w.after(t-w.now, func() {
+		if s.wake == t {
+			for _, p := range w.pools {
+				if slices.ContainsFunc(p.conns, func(c *conn) bool { return c.inUse }) {
+					s.step(rotation.PoolUsed{Pool: p.id})
+				}
+			}
+			w.books.tick()
+			s.step(rotation.Tick{})
+		}
+	})
+}
+
+func (s *shell) arm() {
+	w := s.w
+	s.ends = w.core.AppendEnds(s.ends[:0])
+	for _, e := range s.ends {
+		if at := e.End.Instant(w.clock()); at != rotation.Never {
+			w.after(at.Sub(w.clock().Mono)+w.upTo(2*ms), s.cut)
+		}
+	}
+}
+
+// cut cuts off what has outlived its version.
+func (s *shell) cut() {
+	w := s.w
+	s.ends = w.core.AppendEnds(s.ends[:0])
+	var over []*conn
+	for _, c := range s.conns {
+		if slices.ContainsFunc(s.ends, func(e rotation.VersionEnd) bool { return e.Version == c.version && e.End.Past(w.clock()) }) {
+			over = append(over, c)
+		}
+	}
+	slices.SortFunc(over, func(a, b *conn) int { return int(a.id) - int(b.id) })
+	for _, c := range over {
+		w.trace("cut %d", c.id)
+		c.broken = true
+		if c.loggingIn {
+			c.aborted = true
+			continue
+		}
+		w.books.cut(c)
+		s.end(c)
+	}
+}
+
+func (s *shell) sorted() []*conn {
+	all := make([]*conn, 0, len(s.conns))
+	for _, c := range s.conns {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *conn) int { return int(a.id) - int(b.id) })
+	return all
+}
+
+// end closes a connection's socket: the core hears of it at once.
+func (s *shell) end(c *conn) {
+	if c == nil || !c.alive {
+		return
+	}
+	c.alive = false
+	delete(s.conns, c.id)
+	if c.pool != nil {
+		c.pool.line.Ended(c.id)
+	}
+	s.step(rotation.Ended{Session: c.id})
+}
+
+// read reads the source: one read at a time, and whoever comes meanwhile shares the next.
+func (s *shell) read(afresh bool, then func()) {
+	if s.read1 {
+		s.queued = append(s.queued, then)
+		return
+	}
+	w := s.w
+	s.read1 = true
+	w.books.sourceRead()
+	epoch := w.core.Epoch()
+	d := w.upTo(2 * ms)
+	if w.source.slow > 0 {
+		d = w.between(100*ms, sec)
+	}
+	finish := func(ev rotation.Event) {
+		s.read1 = false
+		queued := s.queued
+		s.queued = nil
+		s.step(ev)
+		then()
+		if len(queued) > 0 {
+			s.read(false, func() {
+				for _, f := range queued {
+					f()
+				}
+			})
+		}
+	}
+	if w.source.hangs > 0 {
+		w.after(readTimeout, func() { finish(rotation.ReadFailed{}) })
+		return
+	}
+	w.after(d/2, func() {
+		i, ok := w.source.give()
+		until := time.Duration(0)
+		if ok && w.Config.Kind == rotation.LoginTokens {
+			until = w.truth() + w.Lease
+		}
+		w.after(d/2, func() {
+			if !ok {
+				finish(rotation.ReadFailed{})
+				return
+			}
+			finish(s.found(i, until, epoch))
+		})
+	})
+}
+
+// found makes an event of what was read.
+func (s *shell) found(i int, until time.Duration, at uint64) rotation.CredentialRead {
+	w := s.w
+	l := w.source.logins[i]
+	key := fmt.Sprint("login ", i)
+	if w.Config.Kind == rotation.LoginTokens {
+		key = fmt.Sprint("user ", l.user)
+	}
+	id := s.versions[key]
+	if id == 0 {
+		s.next++
+		id = s.next
+		s.versions[key] = id
+	}
+	s.latest[id] = token{i, until}
+	ev := rotation.CredentialRead{Version: id, User: l.user, Epoch: at}
+	if end := max(l.end, until); end > 0 {
+		ev.NotAfter = epoch.Add(end)
+	}
+	return ev
+}
+
+// ownLogin is a login of the connector's own.
+func (s *shell) ownLogin(l rotation.Login) {
+	s.read(false, func() {
+		w := s.w
+		v := w.core.Bind(l.Session, w.clock())
+		if v != 0 {
+			w.books.own(l)
+			s.login(l.Session, v, l.Purpose != rotation.Replace && l.Purpose != rotation.Refill, forever, func(*conn, outcome) {})
+		}
+		s.step(rotation.Tick{})
+	})
+}
+
+// login logs in at the server. A probe query goes with it if that is called for.
+func (s *shell) login(id rotation.SessionID, v rotation.VersionID, probe bool, deadline time.Duration, done func(*conn, outcome)) {
+	w := s.w
+	c := &conn{id: id, version: v, token: s.latest[v], began: w.now, loggingIn: true, alive: true}
+	s.conns[id] = c
+	w.books.login(c)
+	d := w.between(2*ms, 20*ms)
+	if w.server.slow > 0 {
+		d = w.server.slow
+	}
+	var out outcome
+	l := w.source.logins[c.token.login]
+	w.after(d/2, func() { out = w.answer(l, c.token.until) })
+	over := func(ev rotation.Event, out outcome) {
+		if !c.loggingIn {
+			return
+		}
+		c.loggingIn = false
+		if out != succeeds {
+			c.alive = false
+			delete(s.conns, id)
+		}
+		s.step(ev)
+		done(c, out)
+	}
+	if limit := min(deadline, w.now+loginTimeout); limit < w.now+d {
+		w.after(limit-w.now, func() {
+			if limit == deadline {
+				over(rotation.LoginAbandoned{Session: id}, fails)
+			} else {
+				over(rotation.LoginFailed{Session: id}, fails)
+			}
+		})
+		return
+	}
+	w.after(d, func() {
+		switch {
+		case c.aborted:
+			over(rotation.LoginAbandoned{Session: id}, refuses)
+		case out == refuses || out == unclearly:
+			w.books.refused(c)
+			over(rotation.LoginRefused{Session: id, Ambiguous: out == unclearly}, out)
+		case out != succeeds:
+			over(rotation.LoginFailed{Session: id}, out)
+		default:
+			w.books.succeeded(c)
+			over(rotation.LoginSucceeded{Session: id}, succeeds)
+		}
+	})
+}
+
+// ask puts a question.
+func (s *shell) ask(a rotation.Ask) {
+	w := s.w
+	c := s.conns[a.Session]
+	if a.How == rotation.OnIdle {
+		c = nil
+		for _, p := range w.pools {
+			if n := len(p.idle); n > 0 {
+				c = p.idle[n-1]
+			}
+		}
+	}
+	answer := rotation.Unanswered
+	if c != nil && c.alive {
+		a.Version = c.version
+		answer = rotation.Lives
+		if w.truth() >= w.source.logins[c.token.login].dropped {
+			answer = rotation.Refuses
+		}
+	}
+	w.books.asked(answer, a)
+	w.after(w.upTo(ms), func() { s.step(rotation.Asked{Ask: a, Answer: answer}) })
+}
+
+// connect is Connect.
+func (s *shell) connect(p *pool, deadline time.Duration, done func(*conn, error)) {
+	c := &caller{pool: p, deadline: deadline, began: s.w.now, done: done}
+	s.read(false, func() { s.try(c) })
+}
+
+func (s *shell) try(c *caller) {
+	w := s.w
+	if w.now >= c.deadline {
+		s.finish(c, nil, errGaveUp)
+		return
+	}
+	v := w.core.Choose(c.pool.id, w.clock())
+	w.trace("choose %+v", v)
+	w.books.verdict(v)
+	s.count(c, v.Kind == rotation.Wait)
+	switch v.Kind {
+	case rotation.Take:
+		s.step(rotation.Tick{})
+		w.after(w.jitter(), func() { s.hand(c, s.conns[v.Session], v.Session) })
+	case rotation.LogIn:
+		s.login(v.Session, v.Version, false, c.deadline, func(x *conn, out outcome) { s.loggedIn(c, x, out) })
+		s.step(rotation.Tick{})
+	case rotation.Wait:
+		s.step(rotation.Tick{})
+		s.wait(c, v.Until)
+	case rotation.FailRefused:
+		s.step(rotation.Tick{})
+		s.finish(c, nil, errRefused)
+	case rotation.FailExpired:
+		s.step(rotation.Tick{})
+		s.finish(c, nil, errExpired)
+	default:
+		s.step(rotation.Tick{})
+		s.finish(c, nil, errEmpty)
+	}
+}
+
+func (s *shell) loggedIn(c *caller, x *conn, out outcome) {
+	w := s.w
+	switch out {
+	case succeeds:
+		s.hand(c, x, x.id)
+	case refuses, unclearly:
+		s.read(true, func() { s.try(c) })
+	case isFull:
+		if until, ok := w.core.Full(w.clock()); ok {
+			s.count(c, true)
+			s.wait(c, until)
+			return
+		}
+		s.finish(c, nil, errFailed)
+	default:
+		if w.now >= c.deadline {
+			s.finish(c, nil, errGaveUp)
+			return
+		}
+		s.finish(c, nil, errFailed)
+	}
+}
+
+// count keeps the number of callers who wait.
+func (s *shell) count(c *caller, waits bool) {
+	if c.counted == waits {
+		return
+	}
+	c.counted = waits
+	if waits {
+		s.waiting++
+	} else {
+		s.waiting--
+	}
+	s.step(rotation.Waiting{N: s.waiting})
+}
+
+func (s *shell) wait(c *caller, until rotation.Instant) {
+	w := s.w
+	c.waits++
+	n := c.waits
+	s.callers = append(s.callers, c)
+	t := c.deadline
+	if until != rotation.Never {
+		t = min(t, time.Duration(until)-1)
+	}
+	if t >= forever {
+		return
+	}
+	w.after(max(1, t-w.now), func() {
+		if c.waits == n {
+			s.callers = slices.DeleteFunc(s.callers, func(x *caller) bool { return x == c })
+			s.look(c)
+		}
+	})
+}
+
+// look has a caller who waits Choose again.
+func (s *shell) look(c *caller) {
+	c.waits++
+	s.w.after(s.w.upTo(100*time.Microsecond), func() { s.try(c) })
+}
+
+func (s *shell) finish(c *caller, x *conn, err error) {
+	s.count(c, false)
+	s.w.books.finished(c, err)
+	c.done(x, err)
+}
+
+// hand hands a session out.
+func (s *shell) hand(c *caller, x *conn, id rotation.SessionID) {
+	w := s.w
+	if w.now >= c.deadline && x != nil && !x.broken {
+		s.step(rotation.GivenBack{Session: id})
+		s.finish(c, nil, errGaveUp)
+		return
+	}
+	ok := w.core.HandOut(id, w.clock())
+	s.step(rotation.Tick{})
+	if !ok || x == nil || x.broken {
+		if ok && x != nil {
+			s.end(x)
+		}
+		w.after(0, func() { s.try(c) })
+		return
+	}
+	x.pool = c.pool
+	wait := c.pool.line.HandedOut(id, w.clock().Mono)
+	w.after(wait+w.upTo(1500*time.Microsecond), func() { s.finish(c, x, nil) })
+}

@@ -1,0 +1,190 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
+
+// world is a run of a schedule.
+type world struct {
+	queue
+	Schedule
+	random *rand.Rand
+	core   *rotation.State
+	server server
+	source source
+	shell  shell
+	pools  []*pool
+	books  books
+
+	asleep time.Duration // how long the machine has slept in all: by so much its monotonic clock is late
+	set    time.Duration // by how much the wall clock is wrong
+	quiet  time.Duration // nobody asks for anything before this
+	trace  func(format string, args ...any)
+}
+
+// Result is what came of a run.
+type Result struct {
+	Violation string // empty: none
+	Trace     []string
+	Events    int
+	Rotations int
+	Faults    int
+	Queries   int
+	Failed    int // queries, all excused if there is no violation
+	Logins    int
+	Refused   int
+	Steps     int
+	Sessions  int // at most, at once
+	Pairs     *Pairs
+}
+
+// Run runs a schedule. With a trace it says what happened.
+func Run(s Schedule, trace bool) (r Result) {
+	w := &world{Schedule: s, random: rand.New(rand.NewPCG(s.Seed, 2)), core: rotation.New(s.Config), trace: func(string, ...any) {}}
+	if trace {
+		w.trace = func(format string, args ...any) {
+			r.Trace = append(r.Trace, fmt.Sprintf("%9.4f ", w.now.Seconds())+fmt.Sprintf(format, args...))
+		}
+	}
+	w.books.init(w)
+	w.source.init(w)
+	w.shell.init(w)
+	for i, p := range s.Pools {
+		w.pools = append(w.pools, newPool(w, rotation.PoolID(i+1), p))
+	}
+	for _, m := range s.Moves {
+		w.after(m.At, func() { w.make(m) })
+	}
+	end := Length
+	for w.books.violation == "" && w.next(end) {
+	}
+	w.books.close()
+	r.Violation = w.books.violation
+	w.books.report(&r)
+	return r
+}
+
+// clock is what the machine's clocks say.
+func (w *world) clock() rotation.Now {
+	return rotation.Now{Mono: rotation.Instant(w.now + 1), Wall: epoch.Add(w.now + w.asleep + w.set)}
+}
+
+// truth is the server's time, which doesn't stop.
+func (w *world) truth() time.Duration { return w.now + w.asleep }
+
+var epoch = time.Unix(1_800_000_000, 0).UTC() //nolint:gochecknoglobals // a constant
+
+func (w *world) upTo(d time.Duration) time.Duration { return w.between(0, d) }
+
+func (w *world) between(from, to time.Duration) time.Duration {
+	if to <= from {
+		return from
+	}
+	return from + time.Duration(w.random.Int64N(int64(to-from)))
+}
+
+// jitter is how late something is done: mostly little.
+func (w *world) jitter() time.Duration {
+	if w.random.IntN(20) == 0 {
+		return w.upTo(20 * ms)
+	}
+	return w.upTo(ms)
+}
+
+// make has a move happen.
+func (w *world) make(m Move) {
+	w.trace("MOVE %v for %v by %v n %d", m.Kind, m.For, m.By, m.N)
+	w.books.move(m)
+	over := func(f func()) { w.after(m.For, f) }
+	srv, src := &w.server, &w.source
+	switch m.Kind {
+	case Rotate, RotateDud, Back, Renew, DropOld, DropCurrent:
+		w.rotate(m)
+	case SourceFails:
+		src.fails++
+		over(func() { src.fails-- })
+	case SourceSlow:
+		src.slow++
+		over(func() { src.slow-- })
+	case SourceHangs:
+		src.hangs++
+		over(func() { src.hangs-- })
+	case Restless:
+		src.restless, src.accepted = true, m.N == 1
+		over(func() { src.restless = false; src.settle() })
+	case Flaps:
+		src.flaps++
+		over(func() { src.flaps-- })
+	case ServerDown:
+		srv.down++
+		over(func() { srv.down-- })
+	case ServerSlow:
+		srv.slow = m.By
+		over(func() { srv.slow = 0 })
+	case ServerFull:
+		srv.full++
+		over(func() { srv.full-- })
+	case Refusing:
+		srv.refusing++
+		over(func() { srv.refusing-- })
+	case Unclear:
+		srv.unclear++
+		over(func() { srv.unclear-- })
+	case Suspend:
+		w.asleep += m.For
+	case WallStep:
+		w.set += m.By
+	case Quiet:
+		w.quiet = max(w.quiet, w.now+m.For)
+	default:
+		w.disturb(m)
+	}
+}
+
+// disturb has something happen to the pools.
+func (w *world) disturb(m Move) {
+	p := w.pools[0]
+	switch m.Kind {
+	case Crash:
+		for _, c := range w.shell.sorted() {
+			if !c.loggingIn && w.random.IntN(10) < m.N {
+				c.broken = true
+				w.shell.end(c)
+			}
+		}
+	case Burst:
+		for range m.N {
+			w.after(w.upTo(5*ms), func() { p.query(w.now+10*sec, w.between(ms, 40*ms), false, func() {}) })
+		}
+	case Impatient:
+		for i := range m.N {
+			w.after(time.Duration(i)*m.For/time.Duration(m.N), func() { p.query(w.now+m.By, ms, true, func() {}) })
+		}
+	case Resize:
+		p.resize(m.N)
+	case Hold, Keep:
+		p.get(w.now+10*sec, func(c *conn, err error) {
+			if err != nil {
+				return
+			}
+			c.long = true
+			if m.Kind == Keep {
+				w.shell.step(rotation.Held{Session: c.id})
+			}
+			w.after(m.For, func() {
+				if m.Kind == Keep {
+					w.shell.step(rotation.Released{Session: c.id})
+				}
+				p.put(c)
+			})
+		})
+	case ClosePool:
+		if len(w.pools) > 1 {
+			w.pools[len(w.pools)-1].close()
+		}
+	}
+}
