@@ -3,10 +3,12 @@ package rotation
 import "time"
 
 const (
-	// An old role is asked after this long after the last time at the least, and at the
-	// most.
+	// Each old role is asked after again after an eighth of the time for which it has been
+	// superseded, within these bounds. All of them together are asked after oldMin after
+	// the last time, then twice that, up to oldAll.
 	oldMin = 250 * time.Millisecond
 	oldMax = 10 * time.Minute
+	oldAll = 5 * time.Second
 
 	// A pool that isn't used is asked after this long.
 	idleMax = 10 * time.Minute
@@ -45,7 +47,7 @@ func (s *State) oldRole(now Now) plannedLogin {
 		if v.dead || v.user == c.user || v.sessions == 0 || !v.outdated || v.loginEnd().Past(now) || !s.inPool(v) {
 			continue
 		}
-		if at := max(v.askAt, s.askedOldAt.Add(oldMin)); at < l.at {
+		if at := max(v.askAt, s.askOldAt); at < l.at {
 			l.v, l.at = v, at
 		}
 	}
@@ -55,7 +57,8 @@ func (s *State) oldRole(now Now) plannedLogin {
 // askedOld notes that an old role is being asked after.
 func (s *State) askedOld(v *version, now Now) {
 	s.counts.Asks++
-	s.askedOldAt = now.Mono
+	s.asksOld++
+	s.askOldAt = now.Mono.Add(backoff(s.asksOld, oldMin, oldAll))
 	v.askAt = now.Mono.Add(min(max(now.Mono.Sub(v.superseded)/8, oldMin), oldMax))
 }
 

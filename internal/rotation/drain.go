@@ -36,6 +36,7 @@ type drain struct {
 	size   int       // how many were to go when it began
 	gone   int       // how many have
 	told   Instant   // when the last one was told, or is taken to have been
+	said   bool      // that it has begun
 	open   bool      // it is somebody's turn
 	opened Instant   // since when it is, or was last
 	closed Instant   // since when it isn't, or wasn't before
@@ -93,6 +94,7 @@ func (s *State) planDrain(now Now) (wake Instant) {
 		s.assess(p, now)
 		s.pace(p, heir, now)
 		next := s.tellNext(p, now)
+		s.announce(p)
 		d := &p.drain
 		turn := d.due > 0 && (spares > 0 || d.late(now) || d.overdue(now) && s.failures == 0)
 		if turn {
@@ -243,17 +245,29 @@ func (s *State) beginDrain(p *pool, heir VersionID, now Now) {
 	d := &p.drain
 	d.began, d.heir, d.size, d.gone = now.Mono, heir, d.leaving+d.due, 0
 	d.told, d.to = now.Mono.Add(s.chance(s.cfg.DrainTime/4)), s.drainEnd(now)
+	d.said = false
 	p.refill = true
-	s.tell(Notice{Kind: DrainBegan, Pool: p.id, Version: heir, N: d.size})
+}
+
+// announce says that a drain has begun once a session has been told: many a rotation is
+// taken back before that.
+func (s *State) announce(p *pool) {
+	if d := &p.drain; d.began != 0 && d.due > 0 && !d.said {
+		d.said = true
+		s.tell(Notice{Kind: DrainBegan, Pool: p.id, Version: d.heir, N: d.size})
+	}
 }
 
 func (s *State) endDrain(p *pool, now Now) {
 	d := &p.drain
 	took := now.Mono.Sub(d.began)
+	d.began, d.to = 0, 0
+	if !d.said {
+		return
+	}
 	s.counts.Drains++
 	s.counts.LastDrain, s.counts.LastDrained = took, d.gone
 	s.tell(Notice{Kind: DrainDone, Pool: p.id, Version: d.heir, N: d.gone, Took: took})
-	d.began, d.to = 0, 0
 }
 
 // tellNext tells sessions that they are to go, as far as it is time, and returns when the

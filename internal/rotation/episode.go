@@ -12,6 +12,10 @@ const (
 	unclearMin = time.Second
 	unclearMax = 2 * time.Second
 
+	// wearOff is how much longer than a step of the backoff logins must have been accepted
+	// for the next episode to begin a step lower.
+	wearOff = 4
+
 	// churnMax is the longest floor between logins that prove new versions which the
 	// server accepts.
 	churnMax = time.Second
@@ -40,8 +44,7 @@ type episode struct {
 func (s *State) begin(unclear bool, now Now) {
 	e := &s.ep
 	if e.over != 0 && now.Mono.Sub(e.over) < memory {
-		e.began = max(1, now.Mono.Add(-e.over.Sub(e.began)))
-		e.next = e.heard.Add(backoff(e.n, retryMin, retryMax))
+		e.resume(now)
 	} else {
 		*e = episode{began: now.Mono}
 	}
@@ -50,6 +53,20 @@ func (s *State) begin(unclear bool, now Now) {
 		v.provenAt = 0 // whatever was proven may have changed with it
 	}
 	s.tell(Notice{Kind: Refused, Version: s.versions[0].id, Ambiguous: unclear})
+}
+
+// resume goes on with the last episode, but for what has worn off: how long callers have
+// waited by the time for which logins were accepted, and a step of the backoff by wearOff
+// times its length.
+func (e *episode) resume(now Now) {
+	quiet := now.Mono.Sub(e.over)
+	e.began = max(1, now.Mono.Add(-max(0, e.over.Sub(e.began)-quiet)))
+	for e.n > 0 && quiet >= wearOff*backoff(e.n, retryMin, retryMax) {
+		quiet -= wearOff * backoff(e.n, retryMin, retryMax)
+		e.n--
+	}
+	e.fresh = min(e.fresh, e.n)
+	e.next = e.heard.Add(backoff(e.n, retryMin, retryMax))
 }
 
 // refuse counts a refusal of the latest version.
@@ -80,6 +97,7 @@ func (s *State) freshVersion(v *version, now Now) {
 		s.churn++
 	} else {
 		s.churn = 1
+		s.asksOld, s.askOldAt = 0, 0
 	}
 	s.rotatedAt = now.Mono
 	floor := max(now.Mono, s.askedAt.Add(backoff(s.churn, retryMin, churnMax)-retryMin))

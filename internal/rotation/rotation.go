@@ -123,8 +123,9 @@ type State struct {
 
 // asking is how asking after roles stands: ask.go.
 type asking struct {
-	ask        question
-	askedOldAt Instant // when an old role was last asked after
+	ask      question
+	askOldAt Instant // when any old role may be asked after again
+	asksOld  int     // that there were since the last rotation, or since the first of many
 }
 
 // reading is how the source is doing: reads.go.

@@ -74,7 +74,7 @@ func (s *State) planLogins(now Now) (wake Instant) {
 	}
 	for _, l := range [...]plannedLogin{s.proof(c, now), s.oldRole(now), s.currentRole(c, now), s.replacement(c, free)} {
 		l.at = max(l.at, s.retryAt)
-		if s.unsettled() && s.cfg.Kind != LoginTokens && l.at != Never {
+		if s.unsettled() && l.at != Never {
 			l.at = max(l.at, s.askedAt.Add(s.settle()))
 		}
 		switch {

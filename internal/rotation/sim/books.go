@@ -40,10 +40,10 @@ type books struct {
 	episodes                                                                      int
 
 	refusedAt, reads, ticks, owns, taken rate
-	heard                         time.Duration // when a refusal was last heard; 0: never
-	pairs                         Pairs
-	noted                         rotation.Event
-	peakSize                      int
+	heard                                time.Duration // when a refusal was last heard; 0: never
+	pairs                                Pairs
+	noted                                rotation.Event
+	peakSize                             int
 }
 
 // entry is what the books have on a version.
@@ -53,7 +53,7 @@ type entry struct {
 	wall     time.Time        // the same
 	notAfter time.Time
 	proven   bool
-	dead     bool // the core has heard that its role is
+	dead     bool          // the core has heard that its role is
 	wallPast time.Duration // when it was first seen to be past its end by the wall clock
 }
 
@@ -98,10 +98,10 @@ func (b *books) move(m Move) {
 	place := b.w.Config.Kind == rotation.InPlace
 	switch m.Kind {
 	case Rotate:
-		if place && m.By < 0 && b.episodes > 0 {
-			lasts = 10 * sec // callers have waited before, and that counts
-		}
-		if place {
+		if refusing := place || m.By > 0; refusing {
+			if b.episodes > 0 || b.w.Lease > 0 {
+				lasts = 14 * sec // callers have waited before, and that counts; and a lease doesn't wait
+			}
 			b.episodes++
 		}
 		b.excuse(now, now+lasts)
@@ -109,7 +109,7 @@ func (b *books) move(m Move) {
 	case RotateDud, Back:
 		if place {
 			lasts = m.For + 12*sec
-		} else if m.Kind == RotateDud && m.For > 3*sec {
+		} else if m.Kind == RotateDud && (m.For > 3*sec || b.episodes > 0) {
 			lasts = 14 * sec
 		}
 		b.episodes++
@@ -265,7 +265,8 @@ func (b *books) login(c *conn) {
 }
 
 func (b *books) succeeded(c *conn) {
-	b.versions[c.version].proven = true
+	e := b.versions[c.version]
+	e.proven, e.dead = true, false
 }
 
 func (b *books) refused(c *conn) {

@@ -23,6 +23,7 @@ type pool struct {
 	idle    []*conn
 	waiters []*waiter
 	closed  bool
+	used    bool // since that was last said
 }
 
 type waiter struct {
@@ -238,6 +239,7 @@ func (p *pool) worker() {
 // query runs a query that takes so long.
 func (p *pool) query(deadline, hold time.Duration, impatient bool, then func()) {
 	began := p.w.now
+	p.used = true
 	p.get(deadline, func(c *conn, err error) {
 		if err != nil {
 			p.w.books.query(p, began, nil, err, impatient)

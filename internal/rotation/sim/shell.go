@@ -45,7 +45,7 @@ type conn struct {
 	pool      *pool
 	began     time.Duration
 	loggingIn bool
-	aborted   bool
+	abort     func()
 	alive     bool
 	broken    bool // the client's end of it is unusable
 	pooled    bool
@@ -157,7 +157,8 @@ func (s *shell) wakeAt(at rotation.Instant) {
 	w.after(t-w.now, func() {
 		if s.wake == t {
 			for _, p := range w.pools {
-				if slices.ContainsFunc(p.conns, func(c *conn) bool { return c.inUse }) {
+				if p.used {
+					p.used = false
 					s.step(rotation.PoolUsed{Pool: p.id})
 				}
 			}
@@ -192,7 +193,7 @@ func (s *shell) cut() {
 		w.trace("cut %d", c.id)
 		c.broken = true
 		if c.loggingIn {
-			c.aborted = true
+			c.abort()
 			continue
 		}
 		w.books.cut(c)
@@ -330,6 +331,7 @@ func (s *shell) login(id rotation.SessionID, v rotation.VersionID, probe bool, d
 		s.step(ev)
 		done(c, out)
 	}
+	c.abort = func() { over(rotation.LoginAbandoned{Session: id}, refuses) }
 	if limit := min(deadline, w.now+loginTimeout); limit < w.now+d {
 		w.after(limit-w.now, func() {
 			if limit == deadline {
@@ -342,8 +344,7 @@ func (s *shell) login(id rotation.SessionID, v rotation.VersionID, probe bool, d
 	}
 	w.after(d, func() {
 		switch {
-		case c.aborted:
-			over(rotation.LoginAbandoned{Session: id}, refuses)
+		case !c.loggingIn:
 		case out == refuses || out == unclearly:
 			w.books.refused(c)
 			over(rotation.LoginRefused{Session: id, Ambiguous: out == unclearly}, out)
