@@ -242,7 +242,8 @@ func (s *State) Bind(id SessionID, now Now) VersionID {
 		x.v.sessions++
 	}
 	x.latest = x.v == s.current()
-	if s.closed || x.v.loginEnd().Past(now) || x.latest && s.ep.on && now.Mono < s.ep.next {
+	if s.closed || x.v.loginEnd().Past(now) || x.v.dead && !x.latest || x.latest && s.ep.on && now.Mono < s.ep.next {
+		s.retryAt = max(s.retryAt, now.Mono.Add(retryMin)) // the next one may fare no better
 		s.drop(x)
 		return 0
 	}

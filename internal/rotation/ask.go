@@ -80,7 +80,7 @@ func (s *State) inPool(v *version) bool {
 // askDue returns when the current role is to be asked after, and when to see whether its
 // pools are in use.
 func (s *State) askDue(c *version, now Now) (due, look Instant) {
-	if s.cfg.AskAfter <= 0 || !c.proven || s.ep.on || s.closed || c.loginEnd().Past(now) {
+	if s.cfg.AskAfter <= 0 || !c.proven || s.ep.on || s.closed || s.hardEnd(c).Past(now) {
 		return Never, Never
 	}
 	last := max(s.lastLogin, s.ask.answered)

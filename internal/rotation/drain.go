@@ -97,8 +97,8 @@ func (s *State) planDrain(now Now) (wake Instant) {
 		s.announce(p)
 		d := &p.drain
 		turn := d.due > 0 && (spares > 0 || d.late(now) || d.overdue(now) && s.failures == 0)
-		if turn {
-			spares--
+		if turn && !(d.open && d.exposed(now)) {
+			spares-- // or else who is awaited is in use: another pool may be quicker
 		}
 		s.setTurn(p, turn, now)
 		s.spareWanted = s.spareWanted || d.due > 0 || d.leaving > 0 || now.Mono >= d.lazy.Add(-spareLead)
@@ -353,6 +353,9 @@ func (s *State) drainWake(p *pool, now Now) (wake Instant) {
 	}
 	if d.leaving > 0 {
 		later(d.to)
+	}
+	if d.open && len(s.pools) > 1 {
+		later(max(d.told, d.opened).Add(exposure))
 	}
 	for _, x := range p.members {
 		if x.need != leaveNow {

@@ -203,7 +203,7 @@ func (s *State) Problems(now Now) []Problem {
 	}
 	end := c.loginEnd()
 	switch {
-	case end.Past(now):
+	case s.expired(c, now):
 		say(CredentialExpired, end.Instant(now))
 	case s.ep.on && c.dead:
 		say(RoleInUseDead, c.refusedAt)

@@ -64,7 +64,7 @@ func (s *State) planLogins(now Now) (wake Instant) {
 	if s.wanted != 0 && now.Mono >= s.wanted.Add(patience) {
 		s.wanted = 0
 	}
-	if c == nil || s.closed || c.loginEnd().Past(now) {
+	if c == nil || s.closed || s.hardEnd(c).Past(now) { // another token comes with the login's read
 		return wake
 	}
 	s.countPools()

@@ -51,6 +51,15 @@ func (s *State) current() *version {
 // loginEnd is when v is no longer logged in with.
 func (v *version) loginEnd() End { return v.overlap.earlier(v.lease) }
 
+// expired reports whether v is over and there is reason to think that the source has
+// nothing better. There is another token whenever one is asked for, or should be.
+func (s *State) expired(v *version, now Now) bool {
+	if s.cfg.Kind == LoginTokens && s.readFailing == 0 && v.lease.Mono > v.renewed {
+		return false
+	}
+	return v.loginEnd().Past(now)
+}
+
 // hardEnd is when sessions of v must be gone. A token is needed at login only.
 func (s *State) hardEnd(v *version) End {
 	if s.cfg.Kind == LoginTokens {
@@ -194,7 +203,7 @@ func (s *State) usable(v *version, now Now) bool {
 // refused: then what is older is outdated.
 func (s *State) succeeds(i int, now Now) bool {
 	v := s.versions[i]
-	return v.proven && !v.dead && !v.loginEnd().Past(now) && !(i == 0 && s.ep.on)
+	return v.proven && !v.dead && !s.hardEnd(v).Past(now) && !(i == 0 && s.ep.on)
 }
 
 // outdated reports whether a newer version than v succeeds.

@@ -163,6 +163,10 @@ func (s *shell) wakeAt(at rotation.Instant) {
 				}
 			}
 			w.books.tick()
+			if w.tracing {
+				snap := w.core.Snapshot(w.clock())
+				w.trace("tick: states %v pools %+v", snap.States, snap.Pools)
+			}
 			s.step(rotation.Tick{})
 		}
 	})

@@ -20,10 +20,11 @@ type world struct {
 	pools  []*pool
 	books  books
 
-	asleep time.Duration // how long the machine has slept in all: by so much its monotonic clock is late
-	set    time.Duration // by how much the wall clock is wrong
-	quiet  time.Duration // nobody asks for anything before this
-	trace  func(format string, args ...any)
+	asleep  time.Duration // how long the machine has slept in all: by so much its monotonic clock is late
+	set     time.Duration // by how much the wall clock is wrong
+	quiet   time.Duration // nobody asks for anything before this
+	tracing bool
+	trace   func(format string, args ...any)
 }
 
 // Result is what came of a run.
@@ -46,6 +47,7 @@ type Result struct {
 func Run(s Schedule, trace bool) (r Result) {
 	w := &world{Schedule: s, random: rand.New(rand.NewPCG(s.Seed, 2)), core: rotation.New(s.Config), trace: func(string, ...any) {}}
 	if trace {
+		w.tracing = true
 		w.trace = func(format string, args ...any) {
 			r.Trace = append(r.Trace, fmt.Sprintf("%9.4f ", w.now.Seconds())+fmt.Sprintf(format, args...))
 		}
