@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/rotation"
@@ -159,7 +158,7 @@ func (b *books) before(ev rotation.Event) {
 		b.events++
 	}
 	b.noted = ev
-	b.pairs.note(b.w.core, ev)
+	b.pairs.event(b.w, ev)
 }
 
 // effects takes in what the core has answered.
@@ -301,8 +300,6 @@ func (b *books) tick() {
 	}
 }
 
-func (b *books) asked(rotation.Answer, rotation.Ask) {}
-
 // verdict looks at what a caller is told.
 func (b *books) verdict(v rotation.Verdict) {
 	if v.Kind == rotation.Take {
@@ -419,27 +416,22 @@ func (b *books) look(c *conn) {
 	}
 }
 
-func (b *books) close() { b.shut = true }
+// close closes the books: everything is closed, and nothing is left.
+func (b *books) close() {
+	if b.violation != "" {
+		return
+	}
+	for _, c := range b.w.shell.sorted() {
+		b.bad("session %d is open at the end", c.id)
+	}
+	for st, n := range b.w.core.Snapshot(b.w.clock()).States {
+		if n > 0 {
+			b.bad("%d sessions are %v by the core's books at the end", n, rotation.SessionState(st))
+		}
+	}
+}
 
 func (b *books) report(r *Result) {
 	r.Events, r.Rotations, r.Faults, r.Queries, r.Failed = b.events, b.rotations, b.faults, b.queries, b.failed
 	r.Logins, r.Refused, r.Steps, r.Sessions, r.Pairs = b.logins, b.refusals, b.steps, b.sessions, &b.pairs
-}
-
-// Pairs says which events reached sessions in which states.
-type Pairs struct {
-	n map[string]int
-}
-
-func (p *Pairs) note(s *rotation.State, ev rotation.Event) {
-	v := reflect.ValueOf(ev)
-	f := v.FieldByName("Session")
-	if !f.IsValid() {
-		return
-	}
-	if p.n == nil {
-		p.n = map[string]int{}
-	}
-	id, _ := f.Interface().(rotation.SessionID)
-	p.n[fmt.Sprint(s.Session(id).State, ", ", v.Type().Name())]++
 }

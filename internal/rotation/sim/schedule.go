@@ -63,9 +63,9 @@ const (
 	Crash     // N of ten sessions break
 	Burst     // N callers at once
 	Impatient // callers who give up after By, N of them one after the other
-	Resize    // the first pool's limit becomes N
+	Resize    // the first pool's limit becomes N, for For
 	Hold      // one caller keeps a connection for For
-	Keep      // the same, and it is held out of the drain
+	Keep      // the same, and after By it is held out of the drain
 	Suspend   // the machine sleeps for For
 	WallStep  // the wall clock is set, by By
 	ClosePool // the last pool is closed, if there are two
@@ -125,17 +125,17 @@ func New(seed uint64) Schedule {
 		size := 1 + g.IntN(20)
 		s.Pools = append(s.Pools, Pool{
 			Size: size, Idle: 1 + g.IntN(size), Workers: 1 + g.IntN(size+3), ByAge: !g.one(4),
-			Think: g.between(100*ms, 3*sec),
+			Think: g.between(50*ms, 5*sec/2),
 		})
 	}
 	least := 5 * sec
 	if s.Shared {
 		least = s.Config.Overlap + 2*sec // until then the other user's password isn't changed
 	}
-	for t := g.between(sec, 6*sec); t < Length-4*sec; t += g.between(least, 14*sec) {
+	for t := g.between(sec, 6*sec); t < Length-4*sec; t += g.between(least, 12*sec) {
 		s.Moves = append(s.Moves, g.rotation(s, t))
 	}
-	for range 2 + g.IntN(4) {
+	for range 2 + g.IntN(5) {
 		s.Moves = append(s.Moves, g.fault(s))
 	}
 	if s.Lease > 0 && s.Config.Kind == rotation.Overlapping {
@@ -159,7 +159,7 @@ func (g gen) between(from, to time.Duration) time.Duration {
 func (g gen) config(seed uint64) rotation.Config {
 	c := rotation.Config{
 		Kind: rotation.Overlapping, Overlap: 8 * sec, Lag: sec, MaxInUse: sec, MaxLifetime: 6 * sec,
-		DrainTime: g.between(0, 4*sec), RetryTimeout: 6 * sec, Notified: g.one(2), AskAfter: 5 * sec, AskByQuery: !g.one(4), Seed: seed,
+		DrainTime: g.between(0, 4*sec), RetryTimeout: 6 * sec, Notified: g.one(2), AskAfter: g.between(sec, 6*sec), AskByQuery: !g.one(4), Seed: seed,
 	}
 	switch g.IntN(5) {
 	case 0:
@@ -206,6 +206,7 @@ func (g gen) fault(s Schedule) Move {
 		m.N = g.IntN(2)
 	case Hold, Keep:
 		m.For = g.between(sec, 10*sec)
+		m.By = g.between(0, m.For)
 	case WallStep:
 		m.By = g.between(-20*sec, 20*sec)
 	case Quiet:

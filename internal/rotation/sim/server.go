@@ -58,7 +58,7 @@ type source struct {
 	flaps              int
 	flip               bool
 	restless, accepted bool
-	back               bool
+	back               int // times that the source is about to go back and forth
 }
 
 func (s *source) init(w *world) {
@@ -130,7 +130,7 @@ func (w *world) rotate(m Move) {
 		return
 	case DropOld:
 		old := s.logins[s.last]
-		if s.last != s.latest {
+		if s.last != s.latest && s.back == 0 {
 			old.to, old.dropped = min(old.to, now), min(old.dropped, now)
 		}
 		return
@@ -168,8 +168,9 @@ func (w *world) rotate(m Move) {
 		}
 		i := len(s.logins) - 1
 		old := s.latest
+		s.back++
 		w.after(lag+m.For, back(i, old))
-		w.after(lag+2*m.For, back(old, i))
+		w.after(lag+2*m.For, func() { s.back--; back(old, i)() })
 	}
 }
 

@@ -301,6 +301,7 @@ func (s *shell) found(i int, until time.Duration, at uint64) rotation.Credential
 func (s *shell) ownLogin(l rotation.Login) {
 	s.read(false, func() {
 		w := s.w
+		w.books.pairs.note(w.core, bind, l.Session)
 		v := w.core.Bind(l.Session, w.clock())
 		if v != 0 {
 			w.books.own(l)
@@ -366,12 +367,7 @@ func (s *shell) ask(a rotation.Ask) {
 	w := s.w
 	c := s.conns[a.Session]
 	if a.How == rotation.OnIdle {
-		c = nil
-		for _, p := range w.pools {
-			if n := len(p.idle); n > 0 {
-				c = p.idle[n-1]
-			}
-		}
+		c = w.borrow()
 	}
 	answer := rotation.Unanswered
 	if c != nil && c.alive {
@@ -381,8 +377,21 @@ func (s *shell) ask(a rotation.Ask) {
 			answer = rotation.Refuses
 		}
 	}
-	w.books.asked(answer, a)
-	w.after(w.upTo(ms), func() { s.step(rotation.Asked{Ask: a, Answer: answer}) })
+	took := w.upTo(300 * ms)
+	if w.server.slow > 0 {
+		took = w.server.slow
+	}
+	w.after(took, func() { s.step(rotation.Asked{Ask: a, Answer: answer}) })
+}
+
+// borrow returns an idle connection of a pool, if there is one to be had.
+func (w *world) borrow() *conn {
+	for _, p := range w.pools {
+		if n := len(p.idle); n > 0 && w.random.IntN(2) > 0 {
+			return p.idle[n-1]
+		}
+	}
+	return nil
 }
 
 // connect is Connect.
@@ -404,7 +413,11 @@ func (s *shell) try(c *caller) {
 	switch v.Kind {
 	case rotation.Take:
 		s.step(rotation.Tick{})
-		w.after(w.jitter(), func() { s.hand(c, s.conns[v.Session], v.Session) })
+		look := w.jitter()
+		if v.Check {
+			look += w.upTo(100 * ms)
+		}
+		w.after(look, func() { s.hand(c, s.conns[v.Session], v.Session) })
 	case rotation.LogIn:
 		s.login(v.Session, v.Version, false, c.deadline, func(x *conn, out outcome) { s.loggedIn(c, x, out) })
 		s.step(rotation.Tick{})
@@ -500,6 +513,7 @@ func (s *shell) hand(c *caller, x *conn, id rotation.SessionID) {
 		s.finish(c, nil, errGaveUp)
 		return
 	}
+	w.books.pairs.note(w.core, handOut, id)
 	ok := w.core.HandOut(id, w.clock())
 	s.step(rotation.Tick{})
 	if !ok || x == nil || x.broken {

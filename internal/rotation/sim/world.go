@@ -61,13 +61,33 @@ func Run(s Schedule, trace bool) (r Result) {
 	for _, m := range s.Moves {
 		w.after(m.At, func() { w.make(m) })
 	}
-	end := Length
-	for w.books.violation == "" && w.next(end) {
+	w.after(Length, w.close)
+	for w.books.violation == "" && w.next(Length+closing) {
 	}
 	w.books.close()
 	r.Violation = w.books.violation
 	w.books.report(&r)
 	return r
+}
+
+// closing is how long everything may take to be closed: a login that nobody hears from.
+const closing = loginTimeout + 2*readTimeout + sec
+
+// close closes the connector and its pools.
+func (w *world) close() {
+	w.books.shut = true
+	w.server, w.source.hangs, w.quiet = server{}, 0, forever
+	w.shell.step(rotation.Closed{})
+	for _, p := range w.pools {
+		if !p.closed {
+			p.close()
+		}
+		for _, c := range p.conns {
+			if c.inUse {
+				w.after(w.upTo(sec), func() { w.shell.end(c) })
+			}
+		}
+	}
 }
 
 // clock is what the machine's clocks say.
@@ -168,6 +188,8 @@ func (w *world) disturb(m Move) {
 		}
 	case Resize:
 		p.resize(m.N)
+		over := p.Size
+		w.after(m.For, func() { p.resize(over) })
 	case Hold, Keep:
 		p.get(w.now+10*sec, func(c *conn, err error) {
 			if err != nil {
@@ -175,7 +197,7 @@ func (w *world) disturb(m Move) {
 			}
 			c.long = true
 			if m.Kind == Keep {
-				w.shell.step(rotation.Held{Session: c.id})
+				w.after(m.By, func() { w.shell.step(rotation.Held{Session: c.id}) })
 			}
 			w.after(m.For, func() {
 				if m.Kind == Keep {
