@@ -93,7 +93,7 @@ func (s *State) planDrain(now Now) (wake Instant) {
 		}
 		s.assess(p, now)
 		s.pace(p, heir, now)
-		next := s.tellNext(p, now)
+		s.tellNext(p, now)
 		s.announce(p)
 		d := &p.drain
 		turn := d.due > 0 && (spares > 0 || d.late(now) || d.overdue(now) && s.failures == 0)
@@ -102,7 +102,7 @@ func (s *State) planDrain(now Now) (wake Instant) {
 		}
 		s.setTurn(p, turn, now)
 		s.spareWanted = s.spareWanted || d.due > 0 || d.leaving > 0 || now.Mono >= d.lazy.Add(-spareLead)
-		wake = min(wake, next, s.drainWake(p, now))
+		wake = min(wake, s.drainWake(p, now))
 	}
 	return wake
 }
@@ -270,27 +270,29 @@ func (s *State) endDrain(p *pool, now Now) {
 	s.tell(Notice{Kind: DrainDone, Pool: p.id, Version: d.heir, N: d.gone, Took: took})
 }
 
-// tellNext tells sessions that they are to go, as far as it is time, and returns when the
-// next one is to be told. Nobody is told, for a rotation's sake, while another one that
-// was told might still be idle: a pool would let both go at once.
-func (s *State) tellNext(p *pool, now Now) (next Instant) {
+// next is when another session is to be told, as things stand. Nobody is, for a
+// rotation's sake, while another one that was told might still be idle: a pool would let
+// both go at once.
+func (d *drain) next(now Now) Instant {
+	switch {
+	case d.untold == 0:
+		return d.lazy
+	case d.exposed(now):
+		return min(d.lazy, d.slot())
+	case d.open:
+		return min(d.lazy, max(d.slot(), d.told.Add(exposure), d.opened.Add(exposure)))
+	default:
+		return d.lazy // and when it is somebody's turn again
+	}
+}
+
+// tellNext tells sessions that they are to go, as far as it is time.
+func (s *State) tellNext(p *pool, now Now) {
 	d := &p.drain
-	for {
-		next = d.lazy
-		if d.untold > 0 {
-			switch {
-			case d.exposed(now):
-				next = min(next, d.slot())
-			case d.open:
-				next = min(next, max(d.slot(), max(d.told, d.opened).Add(exposure)))
-			}
-		}
-		if now.Mono < next {
-			return next
-		}
+	for now.Mono >= d.next(now) {
 		x := p.oldest()
 		if x == nil {
-			return Never
+			return
 		}
 		s.move(x, Due, x.why, now)
 		d.told = now.Mono
@@ -346,9 +348,9 @@ func (s *State) drainWake(p *pool, now Now) (wake Instant) {
 			wake = min(wake, at)
 		}
 	}
+	later(d.next(now))
 	if d.lazy != Never {
 		later(d.lazy.Add(-spareLead))
-		later(d.lazy)
 		later(d.lazy.Add(d.gap))
 	}
 	if d.leaving > 0 {

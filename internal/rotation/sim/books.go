@@ -433,5 +433,6 @@ func (b *books) close() {
 
 func (b *books) report(r *Result) {
 	r.Events, r.Rotations, r.Faults, r.Queries, r.Failed = b.events, b.rotations, b.faults, b.queries, b.failed
+	r.Drained = b.w.core.Snapshot(b.w.clock()).Counts.LastDrain
 	r.Logins, r.Refused, r.Steps, r.Sessions, r.Pairs = b.logins, b.refusals, b.steps, b.sessions, &b.pairs
 }

@@ -232,6 +232,9 @@ func (p *pool) worker() {
 		if p.w.random.IntN(30) == 0 {
 			hold = p.w.upTo(p.w.Config.MaxInUse)
 		}
+		if p.Busy > 0 {
+			hold = p.Busy
+		}
 		p.query(p.w.now+10*sec, hold, false, p.worker)
 	})
 }

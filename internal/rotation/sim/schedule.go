@@ -36,6 +36,7 @@ type Pool struct {
 	Size, Idle int
 	Workers    int
 	Think      time.Duration // the longest that a worker rests
+	Busy       time.Duration // how long each query takes; zero: mostly not long
 	ByAge      bool
 }
 

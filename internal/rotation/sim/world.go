@@ -39,7 +39,8 @@ type Result struct {
 	Logins    int
 	Refused   int
 	Steps     int
-	Sessions  int // at most, at once
+	Sessions  int           // at most, at once
+	Drained   time.Duration // how long the last drain took that was finished
 	Pairs     *Pairs
 }
 
