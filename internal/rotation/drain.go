@@ -1,6 +1,9 @@
 package rotation
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// agingGap is the longest pause between two retirements of connections whose time is
@@ -78,8 +81,7 @@ func (d *drain) late(now Now) bool { return d.lazy != Never && now.Mono >= d.laz
 func (s *State) planDrain(now Now) (wake Instant) {
 	wake = Never
 	heir := VersionID(0)
-	for i := len(s.versions) - 1; i >= 0; i-- {
-		v := s.versions[i]
+	for i, v := range slices.Backward(s.versions) {
 		v.outdated = s.outdated(v, now)
 		if s.succeeds(i, now) {
 			heir = v.id
@@ -97,8 +99,8 @@ func (s *State) planDrain(now Now) (wake Instant) {
 		s.announce(p)
 		d := &p.drain
 		turn := d.due > 0 && (spares > 0 || d.late(now) || d.overdue(now) && s.failures == 0)
-		if turn && !(d.open && d.exposed(now)) {
-			spares-- // or else who is awaited is in use: another pool may be quicker
+		if inUse := d.open && d.exposed(now); turn && !inUse {
+			spares-- // or else another pool may be quicker
 		}
 		s.setTurn(p, turn, now)
 		s.spareWanted = s.spareWanted || d.due > 0 || d.leaving > 0 || now.Mono >= d.lazy.Add(-spareLead)
@@ -126,8 +128,7 @@ func (s *State) readySpares(now Now) int {
 func (s *State) assess(p *pool, now Now) {
 	horizon := now.Mono.Add(time.Duration(len(p.members)+1) * agingGap)
 	strongest := stay // of those that are younger
-	for i := len(p.members) - 1; i >= 0; i-- {
-		x := p.members[i]
+	for _, x := range slices.Backward(p.members) {
 		x.by, x.why = s.mustGoBy(x, p, now)
 		switch {
 		case x.held:
@@ -398,8 +399,8 @@ func (p *pool) isNeighbour(x *session) bool {
 	if !p.byAge || !p.drain.open {
 		return false
 	}
-	for i := len(p.members) - 1; i >= 0; i-- {
-		if y := p.members[i]; y.state == Going {
+	for _, y := range slices.Backward(p.members) {
+		if y.state == Going {
 			return x.born <= y.born.Add(drift)
 		}
 	}

@@ -33,17 +33,6 @@ type session struct {
 // own reports whether nobody but the connector waits for what comes of x.
 func (x *session) own() bool { return x.purpose != ForCaller }
 
-// legal says which states a session may come to from which.
-var legal = [numStates][]SessionState{ //nolint:gochecknoglobals // a table
-	LoggingIn: {Spare, Promised, Closing},
-	Spare:     {Asking, Promised, Closing},
-	Asking:    {Spare, Closing},
-	Promised:  {Spare, Pooled, Closing},
-	Pooled:    {Due, Going},
-	Due:       {Pooled, Going},
-	Going:     {Pooled, Due},
-}
-
 // newSession books a login.
 func (s *State) newSession(v *version, purpose Purpose, p *pool, now Now) *session {
 	x := &session{}
@@ -259,8 +248,7 @@ func (s *State) expectGone(now Now) (wake Instant) {
 		return wake
 	}
 	for _, p := range s.pools {
-		for i := len(p.members) - 1; i >= 0; i-- {
-			x := p.members[i]
+		for _, x := range slices.Backward(p.members) {
 			if !x.untracked || x.state != Going {
 				continue
 			}

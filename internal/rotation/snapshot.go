@@ -231,7 +231,8 @@ func (s *State) Problems(now Now) []Problem {
 // predecessor.
 func (s *State) connects(now Now) bool {
 	for i, v := range s.versions {
-		if s.usable(v, now) && !(i == 0 && s.ep.on) && !(i > 0 && now.Mono < s.fall.next) {
+		refused := i == 0 && s.ep.on || i > 0 && now.Mono < s.fall.next
+		if s.usable(v, now) && !refused {
 			return s.failing == 0
 		}
 	}

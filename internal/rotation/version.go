@@ -203,7 +203,8 @@ func (s *State) usable(v *version, now Now) bool {
 // refused: then what is older is outdated.
 func (s *State) succeeds(i int, now Now) bool {
 	v := s.versions[i]
-	return v.proven && !v.dead && !s.hardEnd(v).Past(now) && !(i == 0 && s.ep.on)
+	refused := i == 0 && s.ep.on
+	return v.proven && !v.dead && !refused && !s.hardEnd(v).Past(now)
 }
 
 // outdated reports whether a newer version than v succeeds.

@@ -79,7 +79,7 @@ func (r *rate) count(now, d time.Duration) int {
 func (b *books) init(w *world) {
 	b.w = w
 	b.versions = map[rotation.VersionID]*entry{}
-	for _, p := range w.Schedule.Pools {
+	for _, p := range w.Pools {
 		b.peakSize += p.Size
 	}
 }
@@ -327,8 +327,10 @@ func (b *books) closed(c *conn, p *pool) {
 	if limit == 0 || c.long || p.closed {
 		return
 	}
-	in := b.w.now - c.taken
-	if age := b.w.now - c.created; age > limit+b.w.Config.MaxInUse+500*ms && !(c.inUse && in > b.w.Config.MaxInUse) {
+	if b.w.now-c.taken > b.w.Config.MaxInUse {
+		return // somebody had it for too long
+	}
+	if age := b.w.now - c.created; age > limit+b.w.Config.MaxInUse+500*ms {
 		b.bad("session %d went at the age of %v, and should at %v", c.id, age, limit)
 	}
 }
@@ -380,6 +382,10 @@ func (b *books) after() {
 func (b *books) look(c *conn) {
 	w := b.w
 	x := w.core.Session(c.id)
+	if !legal(c.state, x.State) {
+		b.bad("session %d came from %v to %v", c.id, c.state, x.State)
+	}
+	c.state = x.State
 	switch {
 	case x.State == rotation.NoSession:
 		b.bad("session %d is open, and not on the core's books", c.id)
@@ -435,4 +441,19 @@ func (b *books) report(r *Result) {
 	r.Events, r.Rotations, r.Faults, r.Queries, r.Failed = b.events, b.rotations, b.faults, b.queries, b.failed
 	r.Drained = b.w.core.Snapshot(b.w.clock()).Counts.LastDrain
 	r.Logins, r.Refused, r.Steps, r.Sessions, r.Pairs = b.logins, b.refusals, b.steps, b.sessions, &b.pairs
+}
+
+// legal reports whether a session may come from one state to another, perhaps through
+// others.
+func legal(from, to rotation.SessionState) bool {
+	switch from {
+	case to, rotation.NoSession, rotation.LoggingIn:
+		return true
+	case rotation.Spare, rotation.Asking, rotation.Promised:
+		return to != rotation.LoggingIn
+	case rotation.Pooled, rotation.Due, rotation.Going:
+		return to.InPool()
+	default:
+		return false
+	}
 }

@@ -192,7 +192,7 @@ func (g gen) rotation(s Schedule, at time.Duration) Move {
 }
 
 func (g gen) fault(s Schedule) Move {
-	m := Move{At: g.between(sec, Length-3*sec), Kind: Kind(int(DropOld) + g.IntN(int(numKinds-DropOld)))}
+	m := Move{At: g.between(sec, Length-3*sec), Kind: DropOld + Kind(g.Uint32N(uint32(numKinds-DropOld)))}
 	m.For = g.between(100*ms, 5*sec)
 	switch m.Kind {
 	case Crash:

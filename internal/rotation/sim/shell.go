@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,7 +27,6 @@ type shell struct {
 	waiting  int
 	read1    bool // a read is under way
 	queued   []func()
-	fresh    bool
 	ends     []rotation.VersionEnd
 }
 
@@ -50,10 +50,11 @@ type conn struct {
 	broken    bool // the client's end of it is unusable
 	pooled    bool
 	inUse     bool
-	long      bool          // somebody keeps it longer than MaxInUse
-	created   time.Duration // by database/sql's account
-	taken     time.Duration // when it was last taken from the pool
-	outdated  time.Duration // since when it is to be replaced, by the books; 0: it isn't
+	long      bool                  // somebody keeps it longer than MaxInUse
+	created   time.Duration         // by database/sql's account
+	taken     time.Duration         // when it was last taken from the pool
+	state     rotation.SessionState // by the core's books, when they were last looked at
+	outdated  time.Duration         // since when it is to be replaced, by the books; 0: it isn't
 }
 
 type caller struct {
@@ -192,7 +193,7 @@ func (s *shell) cut() {
 			over = append(over, c)
 		}
 	}
-	slices.SortFunc(over, func(a, b *conn) int { return int(a.id) - int(b.id) })
+	slices.SortFunc(over, func(a, b *conn) int { return cmp.Compare(a.id, b.id) })
 	for _, c := range over {
 		w.trace("cut %d", c.id)
 		c.broken = true
@@ -210,7 +211,7 @@ func (s *shell) sorted() []*conn {
 	for _, c := range s.conns {
 		all = append(all, c)
 	}
-	slices.SortFunc(all, func(a, b *conn) int { return int(a.id) - int(b.id) })
+	slices.SortFunc(all, func(a, b *conn) int { return cmp.Compare(a.id, b.id) })
 	return all
 }
 

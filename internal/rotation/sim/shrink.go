@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-var numbers = regexp.MustCompile(`[0-9.]+(µs|ms|s)?`) //nolint:gochecknoglobals // a constant
+var numbers = regexp.MustCompile(`[0-9.]+(µs|ms|s)?`)
 
 // kind is a violation without its numbers.
 func kind(violation string) string { return numbers.ReplaceAllString(violation, "#") }
@@ -17,7 +17,7 @@ func Shrink(s Schedule, violation string) Schedule {
 	shows := func(s Schedule) bool { return kind(Run(s, false).Violation) == kind(violation) }
 	for again := true; again; {
 		again = false
-		for i := len(s.Moves) - 1; i >= 0; i-- {
+		for i := range slices.Backward(s.Moves) {
 			if s.Moves[i].Kind == Renew {
 				continue
 			}

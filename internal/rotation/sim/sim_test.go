@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-var (
+var ( //nolint:gochecknoglobals // flags
 	flagFrom  = flag.Uint64("sim.from", 1, "the first seed")
 	flagN     = flag.Uint64("sim.n", 0, "how many seeds; 0: as many as belong to the other tests")
 	flagTrace = flag.Bool("sim.trace", false, "run the first seed alone, and say what happens")
@@ -64,10 +64,10 @@ func TestSchedulesHoldTheBooks(t *testing.T) {
 		return
 	}
 	var (
-		pairs                Pairs
-		tot                  Result
-		events               []int
-		bad, quiet, monotone int
+		pairs               Pairs
+		tot                 Result
+		events              []int
+		bad, tame, monotone int
 	)
 	n := seeds()
 	all(*flagFrom, n, func(s Schedule, r Result) bool {
@@ -82,7 +82,7 @@ func TestSchedulesHoldTheBooks(t *testing.T) {
 			monotone++
 		}
 		if r.Faults < 2 {
-			quiet++
+			tame++
 		}
 		if r.Violation != "" {
 			bad++
@@ -101,8 +101,8 @@ func TestSchedulesHoldTheBooks(t *testing.T) {
 		t.Logf("%d schedules: %d events in the median; on average %d steps, %d queries (%.1f failed, with an excuse), %d logins (%.1f refused)",
 			n, median, tot.Steps/int(n), tot.Queries/int(n), float64(tot.Failed)/float64(n), tot.Logins/int(n), float64(tot.Refused)/float64(n))
 	}
-	if monotone > 0 || quiet > 0 {
-		t.Errorf("%d schedules without a rotation, %d with less than two faults", monotone, quiet)
+	if monotone > 0 || tame > 0 {
+		t.Errorf("%d schedules without a rotation, %d with less than two faults", monotone, tame)
 	}
 	share, missing := pairs.Coverage()
 	t.Logf("%.1f %% of the reachable pairs; missing: %s\n%v", 100*share, strings.Join(missing, "; "), &pairs)
