@@ -23,18 +23,32 @@ func (s *State) planEnds(now Now) (wake Instant) {
 			s.outlived(v)
 		}
 	}
-	c := s.current()
-	if c == nil || c.warned {
-		return wake
-	}
-	if at := s.alarm(c, now); now.Mono < at {
-		return min(wake, at)
-	}
-	c.warned = true
-	if !c.loginEnd().Past(now) {
-		s.tell(Notice{Kind: EndsSoon, Version: c.id})
+	if c := s.current(); c != nil {
+		wake = min(wake, s.warn(c, now))
 	}
 	return wake
+}
+
+// warn tells, once each, that the current version ends soon and that it has ended, and
+// returns when there may be something to tell.
+func (s *State) warn(c *version, now Now) (wake Instant) {
+	at := s.alarm(c, now)
+	switch {
+	case at == Never:
+		return Never
+	case now.Mono < at:
+		return at
+	case c.loginEnd().Past(now):
+		if !c.mourned {
+			c.warned, c.mourned = true, true
+			s.tell(Notice{Kind: HasEnded, Version: c.id})
+		}
+		return Never
+	case !c.warned:
+		c.warned = true
+		s.tell(Notice{Kind: EndsSoon, Version: c.id})
+	}
+	return c.loginEnd().Instant(now)
 }
 
 // outlived tells, once, of each session that a pool has and whose credential has ended.

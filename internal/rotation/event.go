@@ -281,6 +281,7 @@ const (
 	Refused                             // Version is refused: an episode has begun
 	RoleDead                            // Version's role is dead before its time
 	EndsSoon                            // Version ends soon and has no successor
+	HasEnded                            // Version has ended and has no successor
 	SourceFailed                        // reads of the source have begun to fail
 	SourceHealed                        // and no longer do
 	Unsettled                           // the source gives another login at nearly every read
@@ -339,7 +340,7 @@ func (r Reading) String() string { return name(int(r), "none", "again", "afresh"
 
 // String names what the notice says.
 func (k NoticeKind) String() string {
-	return name(int(k), "none", "rotated", "accepted", "refused", "role dead", "ends soon", "source failed", "source healed",
+	return name(int(k), "none", "rotated", "accepted", "refused", "role dead", "ends soon", "has ended", "source failed", "source healed",
 		"unsettled", "drain began", "drain done", "session ended", "session outlives its credential")
 }
 

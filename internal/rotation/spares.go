@@ -74,8 +74,8 @@ func (s *State) planLogins(now Now) (wake Instant) {
 	}
 	for _, l := range [...]plannedLogin{s.proof(c, now), s.oldRole(now), s.currentRole(c, now), s.replacement(c, free)} {
 		l.at = max(l.at, s.retryAt)
-		if s.unsettled() && l.at != Never {
-			l.at = max(l.at, s.askedAt.Add(s.settle()))
+		if floor := s.askedAt.Add(s.settle()); s.unsettled() && l.at != Never && !s.ep.on { // an episode has floors of its own
+			l.at = max(l.at, floor)
 		}
 		switch {
 		case l.at == Never:

@@ -34,6 +34,7 @@ type version struct {
 	dead       bool      // its role won't come back
 	queryLies  bool      // a query said that its role is dead, and a login that it lives
 	warned     bool      // it has been said that it ends soon
+	mourned    bool      // and that it has ended
 	askAt      Instant   // when it is next asked after, once it is outdated
 	sessions   int       // on the ledger
 	armed      End       // its hard end as last announced
@@ -108,6 +109,7 @@ func (s *State) renew(v *version, notAfter time.Time, now Now) {
 	if s.alarm(v, now) > now.Mono {
 		v.warned = false
 	}
+	v.mourned = v.mourned && v.lease.Past(now)
 	if s.cfg.Kind != LoginTokens {
 		s.epoch++
 	}
@@ -121,7 +123,7 @@ func (s *State) rotate(ev CredentialRead, now Now) {
 	if v == nil {
 		v = &version{id: ev.Version, user: ev.User, read: now.Mono}
 	}
-	v.superseded, v.overlap, v.dead, v.warned = 0, End{}, false, false
+	v.superseded, v.overlap, v.dead, v.warned, v.mourned = 0, End{}, false, false, false
 	v.notAfter, v.renewed, v.lease = ev.NotAfter, now.Mono, endAt(ev.NotAfter, now)
 	s.versions = slices.Insert(s.versions, 0, v)
 	if last != nil {
