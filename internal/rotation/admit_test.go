@@ -1,0 +1,456 @@
+package rotation
+
+import (
+	"testing"
+	"time"
+)
+
+// A proof lets others go for a second; then one goes ahead, and the next follows when it
+// has had a second, or has failed.
+func TestWhoGoesAhead(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		run   func(r *rig)
+		kind  VerdictKind
+		until time.Duration // from the last event, for those who wait
+	}{
+		{"the first", func(*rig) {}, LogIn, 0},
+		{"behind the first", func(r *rig) { r.begin() }, Wait, patience},
+		{"when that has had its time, less a moment", func(r *rig) { r.begin(); r.after(patience - 1) }, Wait, 1},
+		{"when that has had its time", func(r *rig) { r.begin(); r.after(patience) }, LogIn, 0},
+		{"with a proof", func(r *rig) { r.connect(); r.begin(); r.begin() }, LogIn, 0},
+		{"with a proof that has nearly lapsed", func(r *rig) { r.connect(); r.after(proofTTL - 1); r.begin() }, LogIn, 0},
+		{"with one that has lapsed", func(r *rig) { r.connect(); r.after(proofTTL); r.begin() }, Wait, patience},
+		{"after a failure", func(r *rig) { r.fail(r.begin()); r.begin() }, LogIn, 0},
+		{"third after a failure", func(r *rig) { r.fail(r.begin()); r.begin(); r.begin() }, Wait, patience},
+		{"after a login was given up", func(r *rig) { r.step(LoginAbandoned{Session: r.begin()}) }, LogIn, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, overlapping())
+			tt.run(r)
+			v := r.choose()
+			if v.Kind != tt.kind {
+				t.Fatalf("a caller is told %+v, want %v", v, tt.kind)
+			}
+			if v.Kind == Wait && v.Until != r.now.Mono.Add(tt.until) {
+				t.Errorf("it waits %v, want %v", v.Until.Sub(r.now.Mono), tt.until)
+			}
+		})
+	}
+}
+
+// One caller's failure is its own: those who waited for it try for themselves, ever more of
+// them at once, but never very many.
+func TestThoseWhoWaitedForAFailureTryForThemselves(t *testing.T) {
+	r := newRig(t, overlapping())
+	rounds := []int{}
+	for range 6 {
+		var ids []SessionID
+		for {
+			v := r.choose()
+			if v.Kind != LogIn {
+				break
+			}
+			ids = append(ids, v.Session)
+		}
+		rounds = append(rounds, len(ids))
+		for _, id := range ids {
+			r.fail(id)
+		}
+	}
+	want := []int{1, 2, 8, 8, 8, 8}
+	for i := range want {
+		if rounds[i] != want[i] {
+			t.Fatalf("%v try at once, want %v", rounds, want)
+		}
+	}
+	id := r.begin()
+	r.ok(id)
+	r.after(proofTTL)
+	r.begin()
+	if v := r.choose(); v.Kind != Wait {
+		t.Errorf("after a success as many go ahead as before: %+v", v)
+	}
+}
+
+// Callers who give up teach nobody anything; after three in a row the connector asks, and
+// callers wait for it: not for long.
+func TestCallersWhoGiveUp(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.after(5 * sec)
+	for range maxAbandoned + 1 {
+		r.step(LoginAbandoned{Session: r.begin()})
+	}
+	own := r.own(Prove)
+	v := r.choose()
+	if v.Kind != Wait || v.Cause != ForAnswer {
+		t.Fatalf("a caller is told %+v", v)
+	}
+	r.step(Waiting{N: 1})
+	r.after(patience - 1)
+	if v := r.choose(); v.Kind != Wait {
+		t.Fatalf("a caller is told %+v", v)
+	}
+	r.after(1)
+	other := r.begin()
+	r.fail(own)
+	r.step(LoginAbandoned{Session: other})
+	r.logins = nil
+	if v := r.choose(); v.Kind != LogIn {
+		t.Errorf("after the connector's own has failed a caller is told %+v", v)
+	}
+}
+
+func TestASlowServerDoesNotSlowAPatientCaller(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.after(5 * sec)
+	for range 3 {
+		id := r.begin()
+		r.after(10 * ms)
+		r.step(LoginAbandoned{Session: id})
+	}
+	from := r.now.Mono
+	r.choose()
+	r.step(Waiting{N: 1})
+	r.ok(r.own(Prove))
+	if v := r.choose(); v.Kind != Take || r.now.Mono != from {
+		t.Errorf("the next caller is told %+v, %v later", v, r.now.Mono.Sub(from))
+	}
+}
+
+// How long callers wait counts from the episode's beginning, whatever the source says
+// meanwhile; then they fail at once, but for the answer to a question that is due or put.
+func TestHowLongCallersWaitForAcceptance(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.refuse(r.begin())
+	end := r.now.Mono.Add(30 * sec)
+	if v := r.choose(); v.Kind != Wait || v.Cause != ForAccept || v.Until != end {
+		t.Fatalf("at first: %+v", v)
+	}
+	r.step(Waiting{N: 1})
+	for v := VersionID(2); r.now.Mono < end-1; v++ {
+		r.until(min(r.now.Mono.Add(sec), end-1))
+		r.read(v)
+		if v := r.choose(); v.Kind != Wait || v.Until != end {
+			t.Fatalf("%v before its end: %+v", end.Sub(r.now.Mono), v)
+		}
+		for _, l := range r.logins {
+			if r.s.Bind(l.Session, r.now) != 0 {
+				r.refuse(l.Session)
+			}
+		}
+		r.logins = nil
+	}
+	r.step(Waiting{N: 0})
+	r.until(end)
+	r.logins = nil
+	r.s.ep.next = r.now.Mono + 1
+	if v := r.choose(); v.Kind != FailRefused || v.Version != r.s.Current() {
+		t.Errorf("at its end: %+v", v)
+	}
+}
+
+func TestACallerWhoseTimeIsOverHearsOfTheNextAttempt(t *testing.T) {
+	cfg := overlapping()
+	cfg.RetryTimeout = 0
+	r := newRig(t, cfg)
+	r.refuse(r.begin())
+	if v := r.choose(); v.Kind != FailRefused {
+		t.Fatalf("at once: %+v", v)
+	}
+	r.after(retryMin - 1)
+	if v := r.choose(); v.Kind != FailRefused {
+		t.Fatalf("before the next attempt is due: %+v", v)
+	}
+	r.none()
+	r.after(1)
+	v := r.choose()
+	if v.Kind != Wait || v.Until != r.now.Mono.Add(patience) {
+		t.Fatalf("when it is due: %+v", v)
+	}
+	own := r.own(Prove)
+	r.after(patience - 1)
+	if v := r.choose(); v.Kind != Wait || v.Until != r.now.Mono+1 {
+		t.Errorf("while it is under way: %+v", v)
+	}
+	r.after(1)
+	if v := r.choose(); v.Kind != FailRefused {
+		t.Errorf("when it takes long: %+v", v)
+	}
+	r.ok(own)
+	if v := r.choose(); v.Kind != Take {
+		t.Errorf("when it has succeeded: %+v", v)
+	}
+}
+
+// An attempt that is due and doesn't come is waited for only once.
+func TestAnAttemptThatDoesNotComeIsNotWaitedForForEver(t *testing.T) {
+	cfg := overlapping()
+	cfg.RetryTimeout = 0
+	r := newRig(t, cfg)
+	r.refuse(r.begin())
+	r.after(retryMin)
+	r.s.Choose(thePool, r.now)
+	r.now.Mono = r.now.Mono.Add(patience)
+	if v := r.s.Choose(thePool, r.now); v.Kind != FailRefused {
+		t.Errorf("a second later: %+v", v)
+	}
+}
+
+func TestHowLongCallersWaitForANewerCredential(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.readUser(1, 1, start.Wall.Add(sec))
+	r.after(sec)
+	end := r.now.Mono.Add(30 * sec)
+	if v := r.choose(); v.Kind != Wait || v.Cause != ForNewer || v.Until != end {
+		t.Fatalf("at first: %+v", v)
+	}
+	r.until(end - 1)
+	if v := r.choose(); v.Kind != Wait {
+		t.Errorf("a moment before: %+v", v)
+	}
+	r.after(1)
+	if v := r.choose(); v.Kind != FailExpired || v.Version != 1 {
+		t.Errorf("at its end: %+v", v)
+	}
+}
+
+func TestWithoutACredential(t *testing.T) {
+	s := New(overlapping())
+	if v := s.Choose(thePool, start); v.Kind != FailEmpty {
+		t.Errorf("a caller is told %+v", v)
+	}
+	if s.Current() != 0 {
+		t.Error("there is a version")
+	}
+}
+
+// While the latest version is refused callers use the newest predecessor that may be used.
+func TestCallersFallBack(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.after(sec)
+	r.read(2)
+	r.ok(r.own(Prove))
+	r.after(sec)
+	r.read(3)
+	r.close()
+	r.refuse(r.own(Prove))
+	v := r.choose()
+	if v.Kind != LogIn || v.Version != 2 {
+		t.Fatalf("a caller is told %+v", v)
+	}
+	if got := r.s.Snapshot(r.now).Counts.Fallbacks; got != 1 {
+		t.Errorf("%d fallbacks", got)
+	}
+	r.after(ms)
+	r.ok(v.Session)
+	if v := r.choose(); v.Kind != LogIn || v.Version != 2 {
+		t.Errorf("the next is told %+v", v)
+	}
+}
+
+// In place the predecessor is tried once a step, until its successor has been accepted.
+func TestInPlaceThePredecessorIsTriedOnceAStep(t *testing.T) {
+	r := newRig(t, inPlace())
+	r.connect()
+	r.after(2 * sec)
+	r.readUser(2, 1, time.Time{})
+	r.refuse(r.own(Prove))
+	r.step(Waiting{N: 1})
+	for range 4 {
+		v := r.choose()
+		if v.Kind != LogIn || v.Version != 1 {
+			t.Fatalf("a caller is told %+v", v)
+		}
+		if other := r.choose(); other.Kind != Wait {
+			t.Fatalf("another one is told %+v", other)
+		}
+		r.refuse(v.Session)
+		if other := r.choose(); other.Kind != Wait || other.Until < r.s.ep.next {
+			t.Fatalf("after its refusal a caller is told %+v", other)
+		}
+		r.until(r.s.ep.next)
+		r.refuse(r.own(Prove))
+		r.until(r.s.fall.next)
+	}
+	r.until(r.s.ep.next)
+	r.ok(r.own(Prove))
+	r.connect()
+	r.s.refuse(false, r.now)
+	if v := r.choose(); v.Kind != Wait {
+		t.Errorf("once the successor has been accepted a caller is told %+v", v)
+	}
+}
+
+// A spare is taken before anything else: the youngest that is fit; the server is asked
+// first if it has been idle for a second.
+func TestWhichSpareIsTaken(t *testing.T) {
+	for _, tt := range []struct {
+		idle  time.Duration
+		check bool
+	}{{spareTrust - 1, false}, {spareTrust, true}} {
+		r := newRig(t, inPlace())
+		r.connect()
+		r.readUser(2, 1, time.Time{})
+		id := r.own(Prove)
+		r.ok(id)
+		r.after(tt.idle)
+		if v := r.choose(); v.Kind != Take || v.Session != id || v.Version != 2 || v.Check != tt.check {
+			t.Errorf("after %v: %+v", tt.idle, v)
+		}
+	}
+	r := newRig(t, inPlace())
+	old := r.s.newSession(r.s.versions[0], Replace, nil, r.now)
+	r.s.move(old, Spare, NotRetired, r.now)
+	old.ready = r.now.Mono
+	young := r.s.newSession(r.s.versions[0], Replace, nil, r.now)
+	r.s.move(young, Spare, NotRetired, r.now)
+	young.ready = r.now.Mono + 1
+	if got := r.s.youngestSpare(r.now); got != young {
+		t.Errorf("session %d is taken", got.id)
+	}
+	young.v.dead = true
+	if got := r.s.youngestSpare(r.now); got != nil {
+		t.Errorf("session %d of a dead role is taken", got.id)
+	}
+}
+
+// A fallback that has taken long to log in isn't handed out if a checkout would outlive
+// its credential.
+func TestHandOutIsTheLastMomentToThinkAgain(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		left time.Duration
+		ok   bool
+	}{{"more than a checkout", 10*sec + 1, true}, {"a checkout", 10 * sec, false}, {"none", 0, false}} {
+		r := newRig(t, overlapping())
+		id := r.begin()
+		r.ok(id)
+		r.read(2)
+		r.now.Mono = r.now.Mono.Add(50*sec - tt.left)
+		if ok := r.s.HandOut(id, r.now); ok != tt.ok {
+			t.Errorf("%s left: handed out %v", tt.name, ok)
+		}
+		r.step(Tick{})
+		if !tt.ok {
+			r.state(id, Closing)
+		}
+	}
+}
+
+func TestTheLatestIsHandedOutToItsEnd(t *testing.T) {
+	for _, tt := range []struct {
+		after time.Duration
+		ok    bool
+	}{{sec - 1, true}, {sec, false}} {
+		r := newRig(t, overlapping())
+		r.readUser(1, 1, start.Wall.Add(sec))
+		id := r.begin()
+		r.ok(id)
+		r.now.Mono = r.now.Mono.Add(tt.after)
+		if ok := r.s.HandOut(id, r.now); ok != tt.ok {
+			t.Errorf("%v after its beginning: handed out %v", tt.after, ok)
+		}
+	}
+}
+
+// A login reads the source and is bound to what is the latest then; not if that is over,
+// refused, or (of an old role) dead.
+func TestWhatALoginIsBoundTo(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		run  func(r *rig)
+		want VersionID
+	}{
+		{"what it was begun for", func(*rig) {}, 2},
+		{"what its read has found", func(r *rig) { r.read(3) }, 3},
+		{"what has come back", func(r *rig) { r.read(1) }, 1},
+		{"not what is over", func(r *rig) { r.readUser(2, 2, r.now.Wall.Add(sec)); r.now.Mono = r.now.Mono.Add(sec) }, 0},
+		{"not what is refused", func(r *rig) { r.s.refuse(false, r.now) }, 0},
+		{"unless it is time to ask", func(r *rig) { r.s.refuse(false, r.now); r.now.Mono = r.s.ep.next }, 2},
+		{"not after Close", func(r *rig) { r.step(Closed{}) }, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, overlapping())
+			r.connect()
+			r.read(2)
+			l := r.logins[0]
+			r.logins = nil
+			tt.run(r)
+			if got := r.s.Bind(l.Session, r.now); got != tt.want {
+				t.Errorf("bound to %d, want %d", got, tt.want)
+			}
+			if st := r.s.Session(l.Session).State; (st == LoggingIn) != (tt.want != 0) {
+				t.Errorf("it is %v", st)
+			}
+			if r.s.Bind(l.Session, r.now) != 0 {
+				t.Error("it is bound twice")
+			}
+			r.step(Tick{})
+			r.balance()
+		})
+	}
+}
+
+// A login that was not to be isn't begun again at once.
+func TestALoginThatWasNotToBeHasAFloor(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	l := r.logins[0]
+	r.logins = nil
+	r.s.refuse(false, r.now)
+	r.s.Bind(l.Session, r.now)
+	if r.step(Tick{}); r.fx.Wake > r.now.Mono.Add(retryMin) {
+		t.Errorf("the next is looked for in %v", r.fx.Wake.Sub(r.now.Mono))
+	}
+	r.after(retryMin - 1)
+	r.none()
+	r.after(1)
+	r.own(Prove)
+}
+
+// A caller who finds the server full waits for a session that is about to end, if there is
+// one.
+func TestWhoFindsTheServerFull(t *testing.T) {
+	r := newRig(t, overlapping())
+	id := r.connect()
+	if _, wait := r.s.Full(r.now); wait {
+		t.Error("it waits for nothing")
+	}
+	for _, st := range []SessionState{Going} {
+		r.s.move(r.s.find(id, Pooled), st, Aged, r.now)
+		if until, wait := r.s.Full(r.now); !wait || until != r.now.Mono.Add(fullPatience) {
+			t.Errorf("with one that is %v it waits %v until %v", st, wait, until)
+		}
+	}
+	r = newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	own := r.own(Prove)
+	if _, wait := r.s.Full(r.now); wait {
+		t.Error("it waits for a login")
+	}
+	r.ok(own)
+	if _, wait := r.s.Full(r.now); !wait {
+		t.Error("it doesn't wait for a spare that makes room")
+	}
+}
+
+// Waits are counted and their time is summed up.
+func TestWaitsAreCounted(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.step(Waiting{N: 2})
+	r.after(sec)
+	r.step(Waiting{N: 3})
+	r.after(sec)
+	r.step(Waiting{N: 1})
+	r.after(sec)
+	c := r.s.Snapshot(r.now).Counts
+	if c.Waits != 3 || c.Waited != 6*sec {
+		t.Errorf("%d waits, %v in all", c.Waits, c.Waited)
+	}
+}
