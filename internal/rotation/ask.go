@@ -47,10 +47,11 @@ func (s *State) oldRole(now Now) plannedLogin {
 		if v.dead || v.user == c.user || v.sessions == 0 || !v.outdated || v.loginEnd().Past(now) || !s.inPool(v) {
 			continue
 		}
-		if at := max(v.askAt, s.askOldAt); at < l.at {
-			l.v, l.at = v, at
+		if v.askAt < l.at {
+			l.v, l.at = v, v.askAt
 		}
 	}
+	l.at = max(l.at, s.askOldAt)
 	return l
 }
 

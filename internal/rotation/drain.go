@@ -39,10 +39,10 @@ type drain struct {
 	size   int       // how many were to go when it began
 	gone   int       // how many have
 	told   Instant   // when the last one was told, or is taken to have been
+	hidden bool      // it hasn't been anybody's turn since
 	said   bool      // that it has begun
 	open   bool      // it is somebody's turn
 	opened Instant   // since when it is, or was last
-	closed Instant   // since when it isn't, or wasn't before
 
 	// Derived anew at each step.
 	leaving int     // sessions that need to leave over the time of the drain, told or not
@@ -64,7 +64,7 @@ func (d *drain) slot() Instant {
 
 // exposed reports whether those who have been told and are still there must be in use.
 func (d *drain) exposed(now Now) bool {
-	return d.due == 0 || d.told < d.closed || d.open && now.Mono >= max(d.told, d.opened).Add(exposure)
+	return d.due == 0 || !d.hidden || d.open && now.Mono >= max(d.told, d.opened).Add(exposure)
 }
 
 // overdue reports whether the drain should be over and what is left is in use: it then
@@ -144,7 +144,7 @@ func (s *State) assess(p *pool, now Now) {
 		default:
 			x.need = stay
 		}
-		if p.byAge && x.need < strongest { // it goes with them
+		if p.byAge && !x.held && x.need < strongest { // it goes with them
 			if x.need == stay {
 				x.why = Neighbour
 			}
@@ -296,7 +296,7 @@ func (s *State) tellNext(p *pool, now Now) {
 			return
 		}
 		s.move(x, Due, x.why, now)
-		d.told = now.Mono
+		d.told, d.hidden = now.Mono, true
 		s.survey(p)
 	}
 }
@@ -319,8 +319,8 @@ func (s *State) setTurn(p *pool, turn bool, now Now) {
 	switch {
 	case turn && !d.open:
 		d.open, d.opened = true, now.Mono
-	case !turn && d.open:
-		d.open, d.closed = false, now.Mono
+	case !turn:
+		d.shut()
 	}
 	for _, x := range p.members {
 		to := x.state
@@ -368,15 +368,20 @@ func (s *State) drainWake(p *pool, now Now) (wake Instant) {
 	return wake
 }
 
+// shut ends a turn.
+func (d *drain) shut() {
+	if d.open {
+		d.open, d.hidden = false, false
+	}
+}
+
 // left notes that a session has left its pool: it is no longer anybody's turn. What was
 // retired and isn't replaced is owed: a pool replaces a connection when somebody needs
 // one, so a mostly idle one would come out of a drain all but empty.
 func (s *State) left(x *session, why Reason, now Now) {
 	p := x.pool
 	d := &p.drain
-	if d.open {
-		d.open, d.closed = false, now.Mono
-	}
+	d.shut()
 	if why == NotRetired || why == Expired {
 		return
 	}

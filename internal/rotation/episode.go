@@ -16,8 +16,8 @@ const (
 	// for the next episode to begin a step lower.
 	wearOff = 4
 
-	// churnMax is the longest floor between logins that prove new versions which the
-	// server accepts.
+	// churnMax is how long a new version at the most waits for a server that is failing,
+	// if it isn't the first one within a minute.
 	churnMax = time.Second
 )
 
@@ -116,6 +116,9 @@ func (s *State) succeeded(x *session, now Now) {
 	s.abandoned, s.failed, s.failures, s.failing, s.retryAt = 0, 0, 0, 0, 0
 	first := !v.proven
 	v.proven = true
+	if v.dead && x.latest && x.began >= s.ep.heard { // by the word of a query; a login knows better
+		v.queryLies = true
+	}
 	if v.refusedAt != 0 && x.began >= v.refusedAt {
 		v.refusedAt, v.dead = 0, false
 	}
@@ -133,9 +136,6 @@ func (s *State) succeeded(x *session, now Now) {
 		}
 		s.ep.on, s.ep.over = false, now.Mono
 		first = true
-	}
-	if v.dead { // by a query; a login knows better
-		v.dead, v.queryLies = false, true
 	}
 	v.provenAt, s.lastLogin = now.Mono, now.Mono
 	if first {

@@ -91,11 +91,13 @@ func (r *rig) begin() SessionID {
 	return v.Session
 }
 
-func (r *rig) ok(id SessionID) Effects      { return r.step(LoginSucceeded{Session: id}) }
-func (r *rig) refuse(id SessionID) Effects  { return r.step(LoginRefused{Session: id}) }
-func (r *rig) unclear(id SessionID) Effects { return r.step(LoginRefused{Session: id, Ambiguous: true}) }
-func (r *rig) fail(id SessionID) Effects    { return r.step(LoginFailed{Session: id}) }
-func (r *rig) end(id SessionID) Effects     { return r.step(Ended{Session: id}) }
+func (r *rig) ok(id SessionID) Effects     { return r.step(LoginSucceeded{Session: id}) }
+func (r *rig) refuse(id SessionID) Effects { return r.step(LoginRefused{Session: id}) }
+func (r *rig) unclear(id SessionID) Effects {
+	return r.step(LoginRefused{Session: id, Ambiguous: true})
+}
+func (r *rig) fail(id SessionID) Effects { return r.step(LoginFailed{Session: id}) }
+func (r *rig) end(id SessionID) Effects  { return r.step(Ended{Session: id}) }
 
 // connect is a caller's login that succeeds, into the pool; or a spare.
 func (r *rig) connect() SessionID {

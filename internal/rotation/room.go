@@ -52,10 +52,14 @@ func (p *pool) setLimit(n int) {
 }
 
 // poolClosed is for a pool that wants no more sessions.
-func (s *State) poolClosed(id PoolID) {
+func (s *State) poolClosed(id PoolID, now Now) {
 	p := s.pool(id)
+	for _, x := range p.members {
+		if x.state != Pooled {
+			s.move(x, Pooled, NotRetired, now)
+		}
+	}
 	p.managed, p.limit, p.peak, p.owed, p.refill, p.drain = false, 0, 0, 0, false, drain{}
-	s.fx.Marks = true
 }
 
 // countPools counts what each pool has or is about to have, and notes its peak. The

@@ -93,7 +93,7 @@ type State struct {
 	fall         fallback
 	lastLogin    Instant // last success of a login that began with the latest version
 	tokenRefused Instant // when a token was refused that may only have been old
-	churn        int     // versions that came within a memory of the one before
+	churn        int     // versions in a row that came soon after the one before
 	rotatedAt    Instant
 	asking
 	reading
@@ -119,6 +119,7 @@ type State struct {
 	askedAt     Instant // when the last one with the latest version did
 	wanted      Instant // since when a caller wants to know whether that is accepted
 	spareWanted bool    // for the drain
+	busyAt      Instant // when spares were last wanted
 }
 
 // asking is how asking after roles stands: ask.go.
@@ -206,7 +207,7 @@ func (ev Asked) apply(s *State, now Now)          { s.asked(ev, now) }
 func (ev PoolAdded) apply(s *State, _ Now)        { s.poolAdded(ev) }
 func (ev PoolLimit) apply(s *State, _ Now)        { s.pool(ev.Pool).setLimit(ev.Limit) }
 func (ev PoolUsed) apply(s *State, now Now)       { s.pool(ev.Pool).used = now.Mono }
-func (ev PoolClosed) apply(s *State, _ Now)       { s.poolClosed(ev.Pool) }
+func (ev PoolClosed) apply(s *State, now Now)     { s.poolClosed(ev.Pool, now) }
 func (ev Waiting) apply(s *State, now Now)        { s.waits(ev.N, now) }
 func (ev Held) apply(s *State, _ Now)             { s.hold(ev.Session, true) }
 func (ev Released) apply(s *State, _ Now)         { s.hold(ev.Session, false) }

@@ -21,11 +21,14 @@ func (s *State) fitSpares(now Now) (wake Instant) {
 	s.countPools()
 	free, _ := s.room()
 	busy := s.spareWanted || s.waiting > 0
+	if busy {
+		s.busyAt = now.Mono
+	}
 	for _, x := range s.loose {
 		if x.state != Spare {
 			continue
 		}
-		expires := x.since.Add(s.spareTTL())
+		expires := max(x.since, s.busyAt).Add(s.spareTTL())
 		switch {
 		case s.closed:
 			s.move(x, Closing, ByClose, now)
@@ -128,9 +131,6 @@ func (s *State) proof(c *version, now Now) plannedLogin {
 		l.at = now.Mono
 		if ok, again := s.admit(c, now); !ok {
 			l.at = again
-		}
-		if s.churn > 1 {
-			l.at = max(l.at, s.askedAt.Add(backoff(s.churn, retryMin, churnMax)-retryMin))
 		}
 	}
 	return l

@@ -1,0 +1,318 @@
+package rotation
+
+import (
+	"testing"
+	"time"
+)
+
+// The old role is asked after as soon as its successor has worked, then ever less often: a
+// session that is kept for ten hours costs it some sixty logins.
+func TestAnOldRoleIsAskedAfterEverLessOften(t *testing.T) {
+	cfg := overlapping()
+	cfg.Overlap, cfg.MaxLifetime = 24*time.Hour, 0
+	r := newRig(t, cfg)
+	id := r.connect()
+	r.step(Held{Session: id})
+	r.read(2)
+	from, last := r.now.Mono, r.now.Mono
+	var gaps []time.Duration
+	for r.now.Mono < from.Add(10*time.Hour) {
+		for r.act() {
+			continue
+		}
+		if n := r.s.counts.Asks; int(n) > len(gaps) {
+			gaps = append(gaps, r.now.Mono.Sub(last))
+			last = r.now.Mono
+		}
+		r.until(r.fx.Wake)
+	}
+	if len(gaps) < 50 || len(gaps) > 120 {
+		t.Errorf("it is asked after %d times", len(gaps))
+	}
+	for i, gap := range gaps[1:] {
+		if gap < oldMin || gap > oldMax+sec {
+			t.Errorf("the %d. time after %v", i+2, gap)
+		}
+	}
+	if gaps[0] != 0 {
+		t.Errorf("the first time after %v", gaps[0])
+	}
+}
+
+// Only roles of another user are asked after, that are outdated, not known to be dead, not
+// over, and of which a pool has sessions.
+func TestWhichOldRolesAreAskedAfter(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		run  func(r *rig, id SessionID)
+		asks bool
+	}{
+		{"one like that", func(*rig, SessionID) {}, true},
+		{"the same user", func(r *rig, _ SessionID) { r.s.versions[1].user = 2 }, false},
+		{"dead", func(r *rig, _ SessionID) { r.s.versions[1].dead = true }, false},
+		{"without sessions", func(r *rig, id SessionID) { r.end(id) }, false},
+		{"the successor is refused", func(r *rig, _ SessionID) { r.s.ep.on = true }, false},
+		{"over", func(r *rig, _ SessionID) { r.now.Mono = r.now.Mono.Add(time.Hour) }, false},
+		{"in a pool that nobody manages", func(r *rig, _ SessionID) { r.s.pools[0].managed = false }, false},
+	} {
+		r := newRig(t, overlapping())
+		id := r.connect()
+		r.read(2)
+		r.s.versions[0].proven = true
+		tt.run(r, id)
+		for _, v := range r.s.versions {
+			v.outdated = r.s.outdated(v, r.now)
+		}
+		if got := r.s.oldRole(r.now).at != Never; got != tt.asks {
+			t.Errorf("%s: asked after %v", tt.name, got)
+		}
+	}
+}
+
+// Of several the one that is due first is asked after, and all together not too often.
+func TestSeveralOldRolesAreAskedAfterInTurn(t *testing.T) {
+	r := newRig(t, overlapping())
+	for v := VersionID(1); v <= 3; v++ {
+		r.read(v)
+		r.s.versions[0].proven = true
+		r.step(Held{Session: r.connect()})
+		r.after(2 * sec)
+	}
+	r.read(4)
+	asked := map[VersionID]int{}
+	from := r.now.Mono
+	for r.now.Mono < from.Add(30*sec) {
+		for _, l := range r.logins {
+			if v := r.s.Bind(l.Session, r.now); l.Purpose == AskOld {
+				asked[v]++
+			}
+			r.ok(l.Session)
+		}
+		r.logins = nil
+		r.close()
+		if len(r.logins) == 0 {
+			r.until(r.fx.Wake)
+		}
+	}
+	for v := VersionID(1); v <= 3; v++ {
+		if asked[v] < 2 || asked[v] > 6 {
+			t.Errorf("asked after: %v", asked)
+		}
+	}
+}
+
+func withQuestions() Config {
+	cfg := inPlace()
+	cfg.AskAfter, cfg.AskByQuery = 20*sec, true
+	return cfg
+}
+
+// The role in use is asked after when no login has succeeded for a while: on an idle
+// connection, or else on a spare, or else by a login.
+func TestHowTheCurrentRoleIsAskedAfter(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.connect()
+	r.after(20*sec - 1)
+	r.step(PoolUsed{Pool: thePool})
+	if len(r.fx.Asks) != 0 {
+		t.Fatal("it is asked after too early")
+	}
+	r.after(1)
+	if len(r.fx.Asks) != 1 || r.fx.Asks[0].How != OnIdle || r.fx.Asks[0].Version != 1 {
+		t.Fatalf("asks %+v", r.fx.Asks)
+	}
+	ask := r.fx.Asks[0]
+	r.none()
+	r.step(Asked{Ask: ask, Answer: Unanswered}) // there was none, and there is no spare
+	r.ok(r.own(AskCurrent))
+	r.none()
+	r.close()
+
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	ask = r.fx.Asks[0]
+	r.step(Asked{Ask: ask, Answer: Lives})
+	r.after(20*sec - 1)
+	r.step(PoolUsed{Pool: thePool})
+	if len(r.fx.Asks) != 0 {
+		t.Error("it is asked after again too early")
+	}
+}
+
+func TestTheCurrentRoleIsAskedAfterOnASpare(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.connect()
+	r.step(Waiting{N: 1}) // somebody wants spares
+	x := r.s.newSession(r.s.versions[0], Replace, nil, r.now)
+	r.s.move(x, Spare, NotRetired, r.now)
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	r.step(Asked{Ask: r.fx.Asks[0], Answer: Unanswered})
+	if len(r.fx.Asks) != 1 || r.fx.Asks[0].How != OnSpare || r.fx.Asks[0].Session != x.id {
+		t.Fatalf("asks %+v", r.fx.Asks)
+	}
+	ask := r.fx.Asks[0]
+	r.state(x.id, Asking)
+	if v := r.choose(); v.Kind != LogIn {
+		t.Errorf("a caller is told %+v", v)
+	}
+	r.step(Asked{Ask: ask, Answer: Lives})
+	r.state(x.id, Spare)
+}
+
+// Nobody asks after the role of a pool that isn't used, but every ten minutes; whether it is
+// used is looked at once a minute at the most.
+func TestAnUnusedPoolIsLeftAlone(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.connect()
+	from := r.now.Mono
+	wakes := 0
+	for len(r.fx.Asks) == 0 {
+		r.until(r.fx.Wake)
+		wakes++
+	}
+	if at := r.now.Mono.Sub(from); at != 10*time.Minute {
+		t.Errorf("asked after %v", at)
+	}
+	if wakes > 11 {
+		t.Errorf("woken %d times in ten minutes", wakes)
+	}
+}
+
+func TestWhenNobodyAsksAfterTheCurrentRole(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cfg  func(*Config)
+		run  func(r *rig)
+	}{
+		{"it isn't wanted", func(c *Config) { c.AskAfter = 0 }, func(*rig) {}},
+		{"it is refused", nil, func(r *rig) { r.s.ep.on, r.s.ep.next = true, Never }},
+		{"nothing is managed", nil, func(r *rig) { r.s.pools[0].managed = false }},
+		{"it is closed", nil, func(r *rig) { r.step(Closed{}) }},
+	} {
+		cfg := withQuestions()
+		if tt.cfg != nil {
+			tt.cfg(&cfg)
+		}
+		r := newRig(t, cfg)
+		r.connect()
+		tt.run(r)
+		r.after(30 * sec)
+		r.step(PoolUsed{Pool: thePool})
+		if len(r.fx.Asks) != 0 || len(r.logins) != 0 {
+			t.Errorf("%s: asks %v, logins %v", tt.name, r.fx.Asks, r.logins)
+		}
+	}
+}
+
+// A query that the role's own session is refused says that it is dead: that is an episode,
+// the source is read past caches, and the pool's sessions go when a successor has worked.
+func TestADeadRoleInUse(t *testing.T) {
+	r := newRig(t, withQuestions())
+	id := r.connect()
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	r.step(Asked{Ask: r.fx.Asks[0], Answer: Refuses})
+	if r.fx.Read != ReadAfresh || !r.s.ep.on {
+		t.Errorf("read %v, refusing %v", r.fx.Read, r.s.ep.on)
+	}
+	if p := r.s.Problems(r.now); len(p) != 1 || p[0].Kind != RoleInUseDead || p[0].CanConnect || p[0].Since != r.now.Mono {
+		t.Errorf("problems %+v", p)
+	}
+	r.state(id, Pooled)
+	r.read(2)
+	r.ok(r.own(Prove))
+	r.state(id, Going)
+	if got := r.s.Session(id).Reason; got != Revoked {
+		t.Errorf("it goes as %v", got)
+	}
+}
+
+// A login that the same role is granted knows better than a query.
+func TestAQueryThatLies(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.connect()
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	r.step(Asked{Ask: r.fx.Asks[0], Answer: Refuses})
+	r.after(retryMin)
+	r.ok(r.own(Prove))
+	if r.s.ep.on || r.s.versions[0].dead {
+		t.Error("the role is still dead")
+	}
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	if len(r.fx.Asks) != 0 {
+		t.Error("the query is put again")
+	}
+	r.close() // a spare has made room
+	r.own(AskCurrent)
+}
+
+// A query that is wrong is not put again, and is no refusal.
+func TestAWrongQueryIsNotPutAgain(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.connect()
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	r.step(Asked{Ask: r.fx.Asks[0], Answer: Unasked})
+	if r.s.ep.on {
+		t.Error("it is a refusal")
+	}
+	r.ok(r.own(AskCurrent))
+	r.close()
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	if len(r.fx.Asks) != 0 {
+		t.Error("it is put again")
+	}
+}
+
+// The session that was borrowed may be of another version: that is known of it then, and
+// the question stands.
+func TestAnAnswerOfAnotherVersion(t *testing.T) {
+	for _, tt := range []struct {
+		answer Answer
+		dead   bool
+	}{{Lives, false}, {Refuses, true}} {
+		r := newRig(t, withQuestions())
+		r.connect()
+		r.readUser(2, 1, time.Time{})
+		r.ok(r.own(Prove))
+		r.s.pools[0].drain.told = Never - 1 // the drain waits
+		r.logins = nil
+		r.after(20 * sec)
+		r.step(PoolUsed{Pool: thePool})
+		ask := r.fx.Asks[0]
+		ask.Version = 1
+		r.step(Asked{Ask: ask, Answer: tt.answer})
+		if got := r.s.versions[len(r.s.versions)-1].dead; got != tt.dead {
+			t.Errorf("%v: the old one is dead: %v", tt.answer, got)
+		}
+		if r.s.ep.on {
+			t.Errorf("%v: the current one is refused", tt.answer)
+		}
+		if len(r.fx.Asks)+len(r.logins)+len(r.in(Closing)) == 0 {
+			t.Errorf("%v: the question doesn't stand", tt.answer)
+		}
+	}
+}
+
+// A question that isn't answered for long counts as unanswered, and its answer is late.
+func TestAQuestionThatHangs(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.connect()
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	ask := r.fx.Asks[0]
+	r.after(askPatience - 1)
+	r.none()
+	r.after(1)
+	r.step(PoolUsed{Pool: thePool})
+	own := r.own(AskCurrent)
+	r.step(Asked{Ask: ask, Answer: Refuses})
+	if r.s.ep.on {
+		t.Error("a late answer counts")
+	}
+	r.ok(own)
+}

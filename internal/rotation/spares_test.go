@@ -1,0 +1,291 @@
+package rotation
+
+import (
+	"testing"
+	"time"
+)
+
+// Room is one rule of two clauses: the pools' peak and one, and none of the connector's own
+// unready.
+func TestRoom(t *testing.T) {
+	type sessions map[SessionState]int
+	for _, tt := range []struct {
+		name  string
+		peak  int
+		have  sessions // LoggingIn: the connector's own
+		free  int
+		ready bool
+	}{
+		{"nothing", 0, sessions{}, 1, true},
+		{"a full pool", 3, sessions{Pooled: 3}, 1, true},
+		{"and a spare", 3, sessions{Pooled: 3, Spare: 1}, 0, true},
+		{"one that is on its way to a caller", 3, sessions{Pooled: 2, Promised: 1, Spare: 1}, 0, true},
+		{"one that is due", 3, sessions{Due: 2, Going: 1}, 1, true},
+		{"one that logs in", 3, sessions{Pooled: 2, LoggingIn: 1}, 1, false},
+		{"one that is asked", 3, sessions{Pooled: 2, Asking: 1}, 1, false},
+		{"one that is closed", 3, sessions{Pooled: 2, Closing: 1}, 1, false},
+		{"a pool that is mostly idle", 10, sessions{Pooled: 2, Spare: 8}, 1, true},
+		{"too many", 2, sessions{Pooled: 3, Spare: 1}, -1, true},
+	} {
+		r := newRig(t, overlapping())
+		p := r.s.pool(thePool)
+		p.peak = tt.peak
+		for st, n := range tt.have {
+			for range n {
+				x := r.s.newSession(r.s.versions[0], Replace, p, r.now)
+				if st.InPool() {
+					r.s.move(x, Promised, NotRetired, r.now)
+					r.s.move(x, Pooled, NotRetired, r.now)
+				}
+				if st != LoggingIn {
+					r.s.move(x, st, NotRetired, r.now)
+				}
+			}
+		}
+		if free, ready := r.s.room(); free != tt.free || ready != tt.ready {
+			t.Errorf("%s: room for %d, ready %v, want %d, %v", tt.name, free, ready, tt.free, tt.ready)
+		}
+	}
+}
+
+// The peak comes from the pool alone: what it has and its callers are about to have, the
+// most since the last rotation, and no more than its limit.
+func TestPeak(t *testing.T) {
+	r := newRig(t, overlapping())
+	ids := r.fill(3)
+	r.begin() // with a proof of a moment ago
+	if p := r.s.pools[0]; p.peak != 4 || p.count != 4 {
+		t.Fatalf("peak %d, count %d", p.peak, p.count)
+	}
+	r.end(ids[0])
+	if p := r.s.pools[0]; p.peak != 4 {
+		t.Errorf("when one has gone the peak is %d", p.peak)
+	}
+	r.step(PoolLimit{Pool: thePool, Limit: 2})
+	if p := r.s.pools[0]; p.peak != 2 {
+		t.Errorf("with a limit of 2 it is %d", p.peak)
+	}
+	r.step(PoolLimit{Pool: thePool})
+	r.read(2)
+	if p := r.s.pools[0]; p.peak != 3 {
+		t.Errorf("after a rotation it is %d", p.peak)
+	}
+}
+
+// A caller's login waits for a session that is being closed, if there is no room for both,
+// and not for long.
+func TestACallerWaitsForWhatIsJustBeingClosed(t *testing.T) {
+	r := newRig(t, overlapping())
+	ids := r.fill(2)
+	r.read(2)
+	r.ok(r.own(Prove))
+	for len(r.in(Closing)) == 0 {
+		r.until(r.fx.Wake)
+	}
+	r.logins = nil
+	r.end(ids[0]) // the pool is below its peak, and a caller takes its place
+	if v := r.choose(); v.Kind == Wait && v.Cause == ForRoom {
+		t.Fatalf("with room it is told %+v", v)
+	}
+	r = newRig(t, overlapping())
+	r.fill(2)
+	p := r.s.pools[0]
+	x := r.s.newSession(r.s.versions[0], Replace, nil, r.now)
+	r.s.move(x, Closing, Unneeded, r.now)
+	p.limit, p.peak = 2, 2
+	ready := r.s.newSession(r.s.versions[0], ForCaller, p, r.now) // and one that a caller has begun
+	_ = ready
+	v := r.choose()
+	if v.Kind != Wait || v.Cause != ForRoom || v.Until != r.now.Mono.Add(closePatience) {
+		t.Fatalf("without room it is told %+v", v)
+	}
+	r.after(closePatience)
+	if v := r.choose(); v.Kind != LogIn {
+		t.Errorf("after %v it is told %+v", closePatience, v)
+	}
+}
+
+// What has been retired and the pool doesn't ask for is logged in for it, so that it comes
+// out of a drain as ready as it went into it: pool and spares together never exceed its
+// peak by more than one.
+func TestAnIdlePoolComesOutOfADrainReady(t *testing.T) {
+	r, _ := rotated(t, overlapping(), 6)
+	for range 500 {
+		for r.act() {
+			if n := len(r.s.byID); n > 7 {
+				t.Fatalf("%d sessions", n)
+			}
+		}
+		if r.heard(DrainDone) > 0 {
+			break
+		}
+		r.until(r.fx.Wake)
+	}
+	for r.act() {
+	}
+	if n := len(r.in(Spare)); n != 6 {
+		t.Fatalf("%d spares, want 6", n)
+	}
+	for range 6 {
+		if v := r.choose(); v.Kind != Take {
+			t.Fatalf("a caller is told %+v", v)
+		}
+	}
+}
+
+// Spares that nobody takes go when nothing is retired any more, and no others follow.
+func TestSparesThatNobodyTakes(t *testing.T) {
+	r, _ := rotated(t, overlapping(), 3)
+	r.settle(9 * sec)
+	if len(r.in(Spare)) == 0 {
+		t.Fatal("there are no spares")
+	}
+	r.settle(r.s.spareTTL() + sec)
+	if n := len(r.s.byID); n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+	r.settle(5 * time.Minute)
+	if n := len(r.s.byID); n != 0 {
+		t.Errorf("%d sessions have been logged in for nobody", n)
+	}
+}
+
+func TestHowLongSparesAreKept(t *testing.T) {
+	for _, tt := range []struct{ lifetime, ttl time.Duration }{{0, time.Minute}, {40 * sec, 4 * sec}, {time.Hour, time.Minute}} {
+		r := newRig(t, overlapping())
+		r.s.lifetime = tt.lifetime
+		if got := r.s.spareTTL(); got != tt.ttl {
+			t.Errorf("with a lifetime of %v: %v", tt.lifetime, got)
+		}
+	}
+}
+
+// Spares go that are outdated, over, or too many.
+func TestUnfitSparesGo(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		run  func(r *rig)
+		why  Reason
+	}{
+		{"outdated", func(r *rig) {
+			x := r.s.byID[r.in(Spare)[0]]
+			x.v.sessions--
+			x.v = r.s.versions[1]
+			x.v.sessions++
+		}, Outdated},
+		{"dead", func(r *rig) { r.s.versions[0].dead = true }, Outdated},
+		{"over", func(r *rig) { r.readUser(2, 1, r.now.Wall.Add(sec)); r.after(sec) }, Expired},
+		{"too many", func(r *rig) { r.s.pools[0].peak = 0; r.step(PoolLimit{Pool: thePool, Limit: 1}); r.choose() }, Unneeded},
+		{"closed", func(r *rig) { r.step(Closed{}) }, ByClose},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, overlapping())
+			r.fill(2)
+			r.readUser(2, 1, time.Time{})
+			id := r.own(Prove)
+			r.ok(id)
+			r.logins = nil
+			if tt.name == "too many" {
+				r.step(PoolLimit{Pool: thePool, Limit: 1}) // two are in use all the same
+				r.state(id, Closing)
+			} else {
+				tt.run(r)
+				r.step(Tick{})
+				r.state(id, Closing)
+			}
+			if got := r.s.Session(id).Reason; got != tt.why {
+				t.Errorf("it goes as %v, want %v", got, tt.why)
+			}
+		})
+	}
+}
+
+// The connector's own login that is needed most begins first; and only one at a time.
+func TestOwnLoginsAreOneAtATime(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.fill(3)
+	r.read(2)
+	r.ok(r.own(Prove)) // takes the place of a spare: now the old role, which needs its room
+	if got := r.s.Session(r.in(Closing)[0]).Reason; got != Unneeded {
+		t.Fatalf("the spare goes as %v", got)
+	}
+	r.none()
+	r.close()
+	r.ok(r.own(AskOld))
+	r.none()
+	r.close()
+	r.ok(r.own(Replace))
+}
+
+// A login of its own that fails is tried again after 0.5 s, then 1, 2 … 10 s; a success
+// ends that.
+func TestOwnLoginsThatFailBackOff(t *testing.T) {
+	r := newRig(t, inPlace())
+	r.connect()
+	r.readUser(2, 1, time.Time{})
+	for _, wait := range []time.Duration{retryMin, sec, 2 * sec, 4 * sec, 8 * sec, retryMax, retryMax} {
+		r.fail(r.own(Prove))
+		r.after(wait - 1)
+		r.none()
+		r.after(1)
+	}
+	if got := r.s.Problems(r.now); len(got) != 1 || got[0].Kind != LoginsFail || got[0].CanConnect {
+		t.Errorf("problems %+v", got)
+	}
+	r.ok(r.own(Prove))
+	if got := r.s.Problems(r.now); len(got) != 0 {
+		t.Errorf("problems %+v", got)
+	}
+}
+
+// A new credential is asked about at once, even if logins have failed; but not each of many
+// within a minute.
+func TestANewCredentialIsAskedAboutInSpiteOfFailures(t *testing.T) {
+	r := newRig(t, inPlace())
+	r.connect()
+	r.readUser(2, 1, time.Time{})
+	for range 5 {
+		r.fail(r.own(Prove))
+		r.until(r.s.retryAt)
+	}
+	r.fail(r.own(Prove))
+	r.after(2 * sec)
+	r.readUser(3, 1, time.Time{})
+	r.own(Prove)
+}
+
+// With nobody who cares nothing is asked.
+func TestNobodyAsksForAnUnusedConnector(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.read(2)
+	r.after(time.Hour)
+	r.none()
+	if r.fx.Wake != Never {
+		t.Errorf("it wakes in %v", r.fx.Wake.Sub(r.now.Mono))
+	}
+}
+
+// Versions that follow one another at each read are not proven each.
+func TestProofsOfQuickVersionsHaveAFloor(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	proofs := 0
+	for v := VersionID(2); v < 102; v++ { // for 10 s
+		r.after(100 * ms)
+		r.readUser(v, 1, time.Time{})
+		for _, l := range r.logins {
+			if l.Purpose == Prove {
+				proofs++
+			}
+			if r.s.Bind(l.Session, r.now) != 0 {
+				r.ok(l.Session)
+			}
+		}
+		r.logins = nil
+		r.step(Tick{})
+		r.close()
+	}
+	if proofs < 1 || proofs > 6 {
+		t.Errorf("%d proofs of 100 versions within 10 s", proofs)
+	}
+}
