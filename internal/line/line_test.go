@@ -1,0 +1,155 @@
+package line
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
+
+const (
+	ms   = time.Millisecond
+	base = time.Minute
+)
+
+func at(d time.Duration) rotation.Instant { return rotation.Instant(time.Hour + d) }
+
+func going(ids ...rotation.SessionID) func(rotation.SessionID) bool {
+	return func(id rotation.SessionID) bool { return slices.Contains(ids, id) }
+}
+
+// born notes births and checks how long each waits.
+func born(t *testing.T, l *Line, births ...time.Duration) {
+	t.Helper()
+	for i, d := range births {
+		if wait := l.HandedOut(rotation.SessionID(i+1), at(d)); wait != 0 {
+			t.Fatalf("a session that is born at %v waits %v", d, wait)
+		}
+	}
+}
+
+// Births are half a millisecond apart, so that sessions are distinct by age.
+func TestBirthsAreSpaced(t *testing.T) {
+	l := New(base)
+	for i, tt := range []struct{ born, wait time.Duration }{
+		{0, 0},
+		{0, Spacing},
+		{0, 2 * Spacing},
+		{3 * Spacing, 0},
+		{4*Spacing - 1, 1},
+		{5 * Spacing, 0},
+	} {
+		if wait := l.HandedOut(rotation.SessionID(i+1), at(tt.born)); wait != tt.wait {
+			t.Errorf("born at %v it waits %v, want %v", tt.born, wait, tt.wait)
+		}
+	}
+}
+
+// The line is drawn above the last one that may go, and below the next; and is set anew
+// before it has moved far.
+func TestWhereTheLineIs(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		births  []time.Duration
+		going   []rotation.SessionID
+		now     time.Duration
+		life    time.Duration
+		refresh time.Duration
+	}{
+		{"the only one", []time.Duration{0}, []rotation.SessionID{1}, 100 * ms, 98 * ms, maxRefresh},
+		{"with a neighbour far off", []time.Duration{0, 10 * time.Second}, []rotation.SessionID{1}, 20 * time.Second, 20*time.Second - slack, maxRefresh},
+		{"with one 100 ms younger", []time.Duration{0, 100 * ms}, []rotation.SessionID{1}, time.Second, time.Second - slack, 25 * ms},
+		{"with one 2 ms younger", []time.Duration{0, 2 * ms}, []rotation.SessionID{1}, time.Second, time.Second - ms, minRefresh},
+		{"with the nearest there is", []time.Duration{0, Spacing}, []rotation.SessionID{1}, time.Second, time.Second - Spacing/2, minRefresh},
+		{"the last of several", []time.Duration{0, 10 * ms, 20 * ms}, []rotation.SessionID{1, 3}, time.Second, 980*ms - slack, maxRefresh},
+		{"one in the middle", []time.Duration{0, 10 * ms, 20 * ms}, []rotation.SessionID{2}, time.Second, 990*ms - slack, minRefresh},
+		{"one that has just been born", []time.Duration{0}, []rotation.SessionID{1}, ms, 1, maxRefresh},
+		{"one that is older than the base", []time.Duration{0}, []rotation.SessionID{1}, 2 * base, base, maxRefresh},
+	} {
+		l := New(base)
+		born(t, l, tt.births...)
+		set, wake := l.Step(going(tt.going...), at(tt.now))
+		if want := []time.Duration{base, tt.life}; !slices.Equal(set, want) {
+			t.Errorf("%s: sets %v, want %v", tt.name, set, want)
+		}
+		if want := at(tt.now + tt.refresh); wake != want {
+			t.Errorf("%s: looks again in %v, want %v", tt.name, wake.Sub(at(tt.now)), tt.refresh)
+		}
+	}
+}
+
+// The cleaner is woken, by a lifetime that is shortened, when the line is held anew, when
+// it is elsewhere, and every 50 ms.
+func TestWhenTheCleanerIsWoken(t *testing.T) {
+	l := New(base)
+	born(t, l, 0, 10*ms)
+	for _, tt := range []struct {
+		now   time.Duration
+		going rotation.SessionID
+		sets  int
+	}{
+		{100 * ms, 1, 2},
+		{100*ms + cleanerGap - 1, 1, 1},
+		{100*ms + cleanerGap, 1, 2},
+		{101*ms + cleanerGap, 2, 2},
+		{102*ms + cleanerGap, 0, 1}, // let go
+		{103*ms + cleanerGap, 0, 0},
+		{104*ms + cleanerGap, 2, 2},
+	} {
+		set, wake := l.Step(going(tt.going), at(tt.now))
+		if len(set) != tt.sets {
+			t.Errorf("at %v with %d going it sets %v", tt.now, tt.going, set)
+		}
+		if len(set) == 2 && set[0] <= set[1] {
+			t.Errorf("at %v nothing is shortened: %v", tt.now, set)
+		}
+		if tt.going == 0 && (wake != rotation.Never || len(set) == 1 && set[0] != base) {
+			t.Errorf("at %v, let go, it sets %v and looks again at %v", tt.now, set, wake)
+		}
+	}
+}
+
+func TestSessionsThatAreOver(t *testing.T) {
+	l := New(base)
+	born(t, l, 0, 10*ms, 20*ms)
+	l.Ended(3)
+	l.Ended(3)
+	if set, _ := l.Step(going(3), at(time.Second)); len(set) != 0 {
+		t.Errorf("for one that is over it sets %v", set)
+	}
+	if _, wake := l.Step(going(2), at(time.Second)); wake != at(time.Second+maxRefresh) {
+		t.Error("one that is over is a neighbour")
+	}
+	l.Ended(2)
+	if set, wake := l.Step(going(), at(time.Second)); len(set) != 1 || set[0] != base || wake != rotation.Never {
+		t.Errorf("when the one that was awaited is over it sets %v", set)
+	}
+}
+
+func TestBase(t *testing.T) {
+	if got := New(base).Base(); got != base {
+		t.Errorf("%v", got)
+	}
+	if got := New(0).Base(); got != Unlimited || got <= 0 {
+		t.Errorf("without a limit it is %v", got)
+	}
+}
+
+// While twenty that were born in one burst are drained the line is set no more than 250
+// times a second.
+func TestTheLineIsNotSetTooOften(t *testing.T) {
+	l := New(base)
+	for i := range 20 {
+		l.HandedOut(rotation.SessionID(i+1), at(0))
+	}
+	sets := 0
+	for now := at(time.Second); now < at(2*time.Second); {
+		_, wake := l.Step(going(1), now)
+		sets++
+		now = wake
+	}
+	if sets > 251 {
+		t.Errorf("%d times in a second", sets)
+	}
+}
