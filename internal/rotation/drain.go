@@ -93,20 +93,33 @@ func (s *State) planDrain(now Now) (wake Instant) {
 		if !p.managed || s.closed {
 			continue
 		}
-		s.assess(p, now)
-		s.pace(p, heir, now)
-		s.tellNext(p, now)
-		s.announce(p)
-		d := &p.drain
-		turn := d.due > 0 && (spares > 0 || d.late(now) || d.overdue(now) && s.failures == 0)
-		if inUse := d.open && d.exposed(now); turn && !inUse {
-			spares-- // or else another pool may be quicker
+		if s.planPool(p, heir, spares > 0, now) {
+			spares--
 		}
-		s.setTurn(p, turn, now)
-		s.spareWanted = s.spareWanted || d.due > 0 || d.leaving > 0 || now.Mono >= d.lazy.Add(-spareLead)
+		s.spareWanted = s.spareWanted || p.wantsSpare(now)
 		wake = min(wake, s.drainWake(p, now))
 	}
 	return wake
+}
+
+// planPool decides for one pool. It reports whether it takes up the spare that is ready:
+// not if who is awaited is in use, because another pool may be quicker.
+func (s *State) planPool(p *pool, heir VersionID, spare bool, now Now) (taken bool) {
+	s.assess(p, now)
+	s.pace(p, heir, now)
+	s.tellNext(p, now)
+	s.announce(p)
+	d := &p.drain
+	awaited := d.open && d.exposed(now)
+	turn := d.due > 0 && (spare || d.late(now) || d.overdue(now) && s.failures == 0)
+	s.setTurn(p, turn, now)
+	return turn && !awaited
+}
+
+// wantsSpare reports whether a session is about to go.
+func (p *pool) wantsSpare(now Now) bool {
+	d := &p.drain
+	return d.due > 0 || d.leaving > 0 || now.Mono >= d.lazy.Add(-spareLead)
 }
 
 // readySpares counts the spares that can take the place of the next ones that go: those

@@ -282,11 +282,11 @@ func TestASourceThatAlternates(t *testing.T) {
 		for len(r.logins) > 0 {
 			l := r.logins[0]
 			r.logins = nil
-			switch v := r.s.Bind(l.Session, r.now); {
-			case v == 2:
+			switch r.s.Bind(l.Session, r.now) {
+			case 2:
 				refused++
 				r.refuse(l.Session)
-			case v == 1:
+			case 1:
 				r.ok(l.Session)
 			}
 			r.step(Tick{})

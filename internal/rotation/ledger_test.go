@@ -109,7 +109,7 @@ func TestEachEventInEachState(t *testing.T) {
 		{"tick", func(r *rig, _ SessionID) { r.step(Tick{}) }, nil},
 	}
 	for _, ev := range events {
-		for st := NoSession; st < numStates; st++ {
+		for st := range numStates {
 			t.Run(fmt.Sprint(st, ", ", ev.name), func(t *testing.T) {
 				r, id := inState(t, st)
 				if got := r.s.Session(id).State; got != st {

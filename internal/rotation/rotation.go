@@ -159,7 +159,7 @@ func (s *State) chance(most time.Duration) time.Duration {
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 	z = (z ^ z>>27) * 0x94d049bb133111eb
 	z ^= z >> 31
-	return time.Duration(z>>1) % (max(most, 0) + 1) //nolint:gosec // it has 63 bits
+	return time.Duration(z>>1) % (max(most, 0) + 1)
 }
 
 // Step takes in what has happened and returns what follows from it.

@@ -76,14 +76,10 @@ func (s *State) planLogins(now Now) (wake Instant) {
 		return wake // its end, or what comes of it, brings us back
 	}
 	for _, l := range [...]plannedLogin{s.proof(c, now), s.oldRole(now), s.currentRole(c, now), s.replacement(c, free)} {
-		l.at = max(l.at, s.retryAt)
-		if floor := s.askedAt.Add(s.settle()); s.unsettled() && l.at != Never && !s.ep.on { // an episode has floors of its own
-			l.at = max(l.at, floor)
-		}
-		switch {
-		case l.at == Never:
-		case now.Mono < l.at:
-			wake = min(wake, l.at)
+		switch at := s.floor(l.at); {
+		case at == Never:
+		case now.Mono < at:
+			wake = min(wake, at)
 		case free >= 1:
 			s.startLogin(l, now)
 			return Never
@@ -92,6 +88,20 @@ func (s *State) planLogins(now Now) (wake Instant) {
 		}
 	}
 	return wake
+}
+
+// floor is when a login that should begin at an instant may: not while the last failure
+// is fresh, nor all the time over a source that gives another login to each. (An episode
+// has floors of its own.)
+func (s *State) floor(at Instant) Instant {
+	if at == Never {
+		return at
+	}
+	at = max(at, s.retryAt)
+	if s.unsettled() && !s.ep.on {
+		at = max(at, s.askedAt.Add(s.settle()))
+	}
+	return at
 }
 
 func (s *State) startLogin(l plannedLogin, now Now) {

@@ -191,8 +191,16 @@ func (g gen) rotation(s Schedule, at time.Duration) Move {
 	return m
 }
 
+func (g gen) faultKind() Kind {
+	k := DropOld
+	for range g.IntN(int(numKinds - DropOld)) {
+		k++
+	}
+	return k
+}
+
 func (g gen) fault(s Schedule) Move {
-	m := Move{At: g.between(sec, Length-3*sec), Kind: DropOld + Kind(g.Uint32N(uint32(numKinds-DropOld)))}
+	m := Move{At: g.between(sec, Length-3*sec), Kind: g.faultKind()}
 	m.For = g.between(100*ms, 5*sec)
 	switch m.Kind {
 	case Crash:

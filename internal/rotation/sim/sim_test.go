@@ -10,10 +10,10 @@ import (
 	"testing"
 )
 
-var ( //nolint:gochecknoglobals // flags
-	flagFrom  = flag.Uint64("sim.from", 1, "the first seed")
-	flagN     = flag.Uint64("sim.n", 0, "how many seeds; 0: as many as belong to the other tests")
-	flagTrace = flag.Bool("sim.trace", false, "run the first seed alone, and say what happens")
+var (
+	flagFrom  = flag.Uint64("sim.from", 1, "the first seed")                                          //nolint:gochecknoglobals // a flag
+	flagN     = flag.Uint64("sim.n", 0, "how many seeds; 0: as many as belong to the other tests")    //nolint:gochecknoglobals // a flag
+	flagTrace = flag.Bool("sim.trace", false, "run the first seed alone, and say what happens in it") //nolint:gochecknoglobals // a flag
 )
 
 // seeds is how many schedules are run with the other tests.
