@@ -22,6 +22,10 @@ const (
 	maxReads   = 45
 	maxTicks   = 150
 
+	// Logins under way at once that began when none with their version had succeeded
+	// lately: some go ahead, and others may follow them each second.
+	maxUnproven = 14
+
 	// A caller with no deadline of its own is told something within this.
 	maxCaller = 30 * sec
 )
@@ -37,6 +41,7 @@ type books struct {
 
 	rotations, faults, queries, failed, logins, refusals, steps, events, sessions int
 	episodes                                                                      int
+	own                                                                           map[rotation.SessionID]bool // the connector's own logins, from the core's word to what comes of it
 
 	refusedAt, reads, ticks, owns, taken rate
 	heard                                time.Duration // when a refusal was last heard; 0: never
@@ -52,6 +57,8 @@ type entry struct {
 	wall     time.Time        // the same
 	notAfter time.Time
 	proven   bool
+	worked   time.Duration // when a login last succeeded
+	busy     int           // logins under way that began when none had lately
 	dead     bool          // the core has heard that its role is
 	wallPast time.Duration // when it was first seen to be past its end by the wall clock
 }
@@ -78,7 +85,7 @@ func (r *rate) count(now, d time.Duration) int {
 
 func (b *books) init(w *world) {
 	b.w = w
-	b.versions = map[rotation.VersionID]*entry{}
+	b.versions, b.own = map[rotation.VersionID]*entry{}, map[rotation.SessionID]bool{}
 	for _, p := range w.Pools {
 		b.peakSize += p.Size
 	}
@@ -164,13 +171,13 @@ func (b *books) before(ev rotation.Event) {
 // effects takes in what the core has answered.
 func (b *books) effects(fx rotation.Effects) {
 	w := b.w
-	if ev, ok := b.noted.(rotation.CredentialRead); ok && !fx.Stale {
+	ev, read := b.noted.(rotation.CredentialRead)
+	if read && !fx.Stale {
 		b.read(ev)
 	}
-	if fx.Marks {
+	if fx.Marks || read {
 		b.marks()
 	}
-	own := 0
 	for _, n := range fx.Tell {
 		if n.Kind == rotation.RoleDead {
 			if e := b.versions[n.Version]; e != nil && n.Version != b.current {
@@ -178,11 +185,16 @@ func (b *books) effects(fx rotation.Effects) {
 			}
 		}
 	}
-	for range fx.Logins {
-		own++
+	for _, l := range fx.Logins {
+		b.own[l.Session] = true
 	}
-	if own > 1 {
-		b.bad("%d logins of the connector's own begin at once", own)
+	for id := range b.own {
+		if w.core.Session(id).State != rotation.LoggingIn {
+			delete(b.own, id)
+		}
+	}
+	if n := len(b.own); n > 1 {
+		b.bad("%d logins of the connector's own are under way", n)
 	}
 	if at := fx.Wake; at <= w.clock().Mono {
 		b.bad("the core wants to be woken at %v, which is past", at)
@@ -261,11 +273,25 @@ func (b *books) login(c *conn) {
 	if e := b.versions[c.version]; e != nil && e.dead {
 		b.bad("session %d logs in with version %d, whose role is known to be dead", c.id, c.version)
 	}
+	e := b.versions[c.version]
+	if e.worked == 0 || b.w.now-e.worked > sec {
+		c.unproven = true
+		if e.busy++; e.busy > maxUnproven {
+			b.bad("%d logins with version %d are under way that began when none had succeeded lately", e.busy, c.version)
+		}
+	}
 }
 
 func (b *books) succeeded(c *conn) {
 	e := b.versions[c.version]
-	e.proven, e.dead = true, false
+	e.proven, e.dead, e.worked = true, false, b.w.now
+}
+
+// loggedIn notes that something has come of a login.
+func (b *books) loggedIn(c *conn) {
+	if c.unproven {
+		b.versions[c.version].busy--
+	}
 }
 
 func (b *books) refused(c *conn) {
@@ -278,8 +304,8 @@ func (b *books) refused(c *conn) {
 	b.heard = b.w.now
 }
 
-// own notes a login of the connector's own.
-func (b *books) own(rotation.Login) {
+// ownLogin notes a login of the connector's own.
+func (b *books) ownLogin() {
 	n := b.owns.add(b.w.now, window)
 	if n -= b.taken.count(b.w.now, window); n > 30+5*b.peakSize {
 		b.bad("%d logins of the connector's own within %v", n, window)

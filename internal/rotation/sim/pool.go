@@ -80,8 +80,8 @@ func (p *pool) retire() {
 }
 
 func (p *pool) expired(c *conn) bool {
-	if !p.ByAge && p.w.core.Going(c.id) {
-		return true
+	if !p.ByAge {
+		return p.w.core.Going(c.id)
 	}
 	return c.created < p.w.now-p.life
 }

@@ -45,6 +45,7 @@ type conn struct {
 	pool      *pool
 	began     time.Duration
 	loggingIn bool
+	unproven  bool // its login began when none with its version had succeeded lately
 	abort     func()
 	alive     bool
 	broken    bool // the client's end of it is unusable
@@ -305,7 +306,7 @@ func (s *shell) ownLogin(l rotation.Login) {
 		w.books.pairs.note(w.core, bind, l.Session)
 		v := w.core.Bind(l.Session, w.clock())
 		if v != 0 {
-			w.books.own(l)
+			w.books.ownLogin()
 			s.login(l.Session, v, l.Purpose != rotation.Replace && l.Purpose != rotation.Refill, forever, func(*conn, outcome) {})
 		}
 		s.step(rotation.Tick{})
@@ -330,6 +331,7 @@ func (s *shell) login(id rotation.SessionID, v rotation.VersionID, probe bool, d
 			return
 		}
 		c.loggingIn = false
+		w.books.loggedIn(c)
 		if out != succeeds {
 			c.alive = false
 			delete(s.conns, id)

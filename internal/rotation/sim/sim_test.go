@@ -13,6 +13,7 @@ import (
 var (
 	flagFrom  = flag.Uint64("sim.from", 1, "the first seed")                                          //nolint:gochecknoglobals // a flag
 	flagN     = flag.Uint64("sim.n", 0, "how many seeds; 0: as many as belong to the other tests")    //nolint:gochecknoglobals // a flag
+	flagFirst = flag.Bool("sim.first", false, "say what the first violation is, and no more")         //nolint:gochecknoglobals // a flag
 	flagTrace = flag.Bool("sim.trace", false, "run the first seed alone, and say what happens in it") //nolint:gochecknoglobals // a flag
 )
 
@@ -86,6 +87,10 @@ func TestSchedulesHoldTheBooks(t *testing.T) {
 		}
 		if r.Violation != "" {
 			bad++
+			if *flagFirst {
+				t.Errorf("FIRST seed %d: %s", s.Seed, r.Violation)
+				return false
+			}
 			less := Shrink(s, r.Violation)
 			t.Errorf("%s\n%vat its shortest: %s\n%v", r.Violation, s, Run(less, false).Violation, less)
 		}

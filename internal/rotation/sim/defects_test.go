@@ -1,0 +1,219 @@
+//go:build !race
+
+package sim
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// defects are planted in the core, one at a time: the simulator has to find each. They are
+// defects of books and bounds; what is a rule has its table beside it.
+var defects = []struct { //nolint:gochecknoglobals // a table
+	what, file, old, new string
+}{
+	{
+		"one session too many", "room.go",
+		"return peak - len(s.byID), ready",
+		"if planted(N) { peak++ }\nreturn peak - len(s.byID), ready",
+	},
+	{
+		"two of the connector's own logins at once", "room.go",
+		"ready = false",
+		"ready = planted(N)",
+	},
+	{
+		"sessions are retired for a version that has not worked", "version.go",
+		"return v.proven && !v.dead && !refused",
+		"return (v.proven || planted(N)) && !v.dead && !refused",
+	},
+	{
+		"what was said isn't taken back when a version comes back", "drain.go",
+		"case x.need == stay:\n",
+		"case x.need == stay && planted(N) && x.state != Pooled:\ncase x.need == stay:\n",
+	},
+	{
+		"a hard end that moves isn't announced", "end.go",
+		"if end != v.armed {",
+		"if end != v.armed && (v.armed.IsZero() || !planted(N)) {",
+	},
+	{
+		"leases have no end", "version.go",
+		"func (v *version) loginEnd() End { return v.overlap.earlier(v.lease) }",
+		"func (v *version) loginEnd() End { if planted(N) { return v.overlap }; return v.overlap.earlier(v.lease) }",
+	},
+	{
+		"an overlap's end forgets the lag", "version.go",
+		"last.overlap = endAfter(s.cfg.Overlap-s.cfg.Lag, now)",
+		"last.overlap = endAfter(s.cfg.Overlap-s.cfg.Lag, now)\nif planted(N) { last.overlap = endAfter(s.cfg.Overlap, now) }",
+	},
+	{
+		"ends go by the monotonic clock alone", "clock.go",
+		"(now.Mono >= e.Mono || !now.Wall.Before(e.Wall))",
+		"(now.Mono >= e.Mono || !planted(N) && !now.Wall.Before(e.Wall))",
+	},
+	{
+		"logins with a credential that is over", "version.go",
+		"if end.Past(now) {\n\t\treturn false\n\t}\n\tif v == s.current()",
+		"if end.Past(now) && !planted(N) {\n\t\treturn false\n\t}\n\tif v == s.current()",
+	},
+	{
+		"logins with a role that is known to be dead", "version.go",
+		"if !v.proven || v.dead {",
+		"if !v.proven || v.dead && !planted(N) {",
+	},
+	{
+		"a refused credential is asked about without a pause", "episode.go",
+		"e.next = now.Mono.Add(backoff(e.n, retryMin, retryMax))\n\t}",
+		"e.next = now.Mono.Add(backoff(e.n, retryMin, retryMax))\n\t}\n\tif planted(N) { e.next = now.Mono }",
+	},
+	{
+		"predecessors that are refused are tried without a pause", "episode.go",
+		"f.next = max(step, now.Mono.Add(backoff(f.n, retryMin, retryMax)))",
+		"f.next = max(step, now.Mono.Add(backoff(f.n, retryMin, retryMax)))\nif planted(N) { f.next = 0 }",
+	},
+	{
+		"each new version begins with new patience", "episode.go",
+		"if s.ep.on {\n\t\ts.ep.fresh++",
+		"if planted(N) { s.ep = episode{} }\n\tif s.ep.on {\n\t\ts.ep.fresh++",
+	},
+	{
+		"everybody logs in at once", "admit.go",
+		"n, youngest := s.ahead(v)",
+		"n, youngest := s.ahead(v)\nif planted(N) { n = 0 }",
+	},
+	{
+		"the connector's own logins don't back off", "spares.go",
+		"at = max(at, s.retryAt)",
+		"if !planted(N) { at = max(at, s.retryAt) }",
+	},
+	{
+		"the source is read at each step", "reads.go",
+		"s.readTried = now.Mono // a read",
+		"if planted(N) { s.readTried = 0 } else { s.readTried = now.Mono } // a read",
+	},
+	{
+		"a wake-up that is past", "drain.go",
+		"if at > now.Mono {",
+		"if at > now.Mono || planted(N) && at == now.Mono {",
+	},
+	{
+		"a session is forgotten that is given back", "ledger.go",
+		"x.purpose = Refill",
+		"x.purpose = Refill\nif planted(N) { s.drop(x); return }",
+	},
+	{
+		"a session is remembered that is over", "ledger.go",
+		"s.tell(Notice{Kind: SessionEnded,",
+		"if planted(N) && x.state == Spare { return }\ns.tell(Notice{Kind: SessionEnded,",
+	},
+	{
+		"connections live too long", "drain.go",
+		"by = x.born.Add(s.lifetime)",
+		"by = x.born.Add(s.lifetime)\nif planted(N) { by = by.Add(s.lifetime) }",
+	},
+	{
+		"sessions are retired that are held", "drain.go",
+		"case x.held:",
+		"case x.held && !planted(N):",
+	},
+	{
+		"only one session of a drain goes", "drain.go",
+		"if x.state == Pooled && (x.need == aging || x.need == leaving) {",
+		"if x.state == Pooled && (x.need == aging || x.need == leaving) && !(planted(N) && p.drain.gone > 0) {",
+	},
+}
+
+// Each planted defect is found within 2,000 schedules. They are compiled into one program,
+// from changed copies of the core's files, and only one of them is at work at a time.
+func TestPlantedDefectsAreFound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	if len(defects) < 20 {
+		t.Fatalf("there are %d defects, want 20 at least", len(defects))
+	}
+	program := plant(t)
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for i, d := range defects {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			cmd := exec.Command(program, "-test.run=^TestSchedulesHoldTheBooks$", "-sim.n=2000", "-sim.first")
+			cmd.Env = append(os.Environ(), "PLANTED="+strconv.Itoa(i+1), "GOMAXPROCS=1")
+			out, err := cmd.CombinedOutput()
+			_, found, _ := strings.Cut(string(out), "FIRST ")
+			found, _, _ = strings.Cut(found, "\n")
+			if err == nil || found == "" {
+				t.Errorf("not found: %s", d.what)
+				return
+			}
+			t.Logf("%s: %s", d.what, found)
+		})
+	}
+	wg.Wait()
+}
+
+// plant compiles this package's tests with all defects in the core.
+func plant(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	core, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	for i, d := range defects {
+		text, ok := files[d.file]
+		if !ok {
+			b, err := os.ReadFile(filepath.Join(core, d.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = string(b)
+		}
+		if n := strings.Count(text, d.old); n != 1 {
+			t.Fatalf("%s: %q is there %d times in %s", d.what, d.old, n, d.file)
+		}
+		files[d.file] = strings.Replace(text, d.old, strings.ReplaceAll(d.new, "planted(N)", "planted("+strconv.Itoa(i+1)+")"), 1)
+	}
+	files["planted.go"] = `package rotation
+
+import (
+	"os"
+	"strconv"
+)
+
+var theDefect, _ = strconv.Atoi(os.Getenv("PLANTED"))
+
+func planted(n int) bool { return n == theDefect }
+`
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for name, text := range files {
+		changed := filepath.Join(dir, name)
+		if err := os.WriteFile(changed, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		overlay.Replace[filepath.Join(core, name)] = changed
+	}
+	b, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, program := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "defects.test")
+	if err := os.WriteFile(list, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", list, "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}
