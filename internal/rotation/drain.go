@@ -139,7 +139,7 @@ func (s *State) readySpares(now Now) int {
 
 // assess derives for each session of a pool whether it needs to go, why, and by when.
 func (s *State) assess(p *pool, now Now) {
-	horizon := now.Mono.Add(time.Duration(len(p.members)+1) * agingGap)
+	horizon := now.Mono.Add(time.Duration(len(p.members)) * s.gap(p)) // see survey
 	strongest := stay // of those that are younger
 	for _, x := range slices.Backward(p.members) {
 		x.by, x.why = s.mustGoBy(x, p, now)
@@ -152,7 +152,7 @@ func (s *State) assess(p *pool, now Now) {
 			x.need = leaveNow
 		case x.v.outdated:
 			x.need, x.why = leaving, Superseded
-		case x.by < horizon:
+		case x.by <= horizon:
 			x.need = aging
 		default:
 			x.need = stay
@@ -202,6 +202,11 @@ func (s *State) spread() time.Duration {
 	return s.cfg.DrainTime
 }
 
+// gap is the pause between two retirements without a rotation.
+func (s *State) gap(p *pool) time.Duration {
+	return min(agingGap, s.spread()/time.Duration(max(1, len(p.members))))
+}
+
 // pace derives how the drain of a pool stands, and begins or ends it.
 func (s *State) pace(p *pool, heir VersionID, now Now) {
 	d := &p.drain
@@ -225,7 +230,7 @@ func (s *State) pace(p *pool, heir VersionID, now Now) {
 func (s *State) survey(p *pool) {
 	d := &p.drain
 	d.leaving, d.untold, d.due, d.old, d.lazy = 0, 0, 0, false, Never
-	d.gap = min(agingGap, s.spread()/time.Duration(max(1, len(p.members))))
+	d.gap = s.gap(p)
 	k := 0
 	for _, x := range p.members {
 		d.old = d.old || x.v.superseded != 0 && !x.held

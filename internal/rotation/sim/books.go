@@ -243,6 +243,9 @@ func (b *books) marks() {
 	for _, p := range b.w.pools {
 		for _, id := range b.w.core.AppendGoing(nil, p.id) {
 			x := b.w.core.Session(id)
+			if c := b.w.shell.conns[id]; x.Reason == rotation.Aged && c != nil && c.pooled && b.w.now-c.created < b.w.Config.MaxLifetime*6/10 {
+				b.bad("session %d is %v old, and retired for its age", id, b.w.now-c.created)
+			}
 			if x.Reason != rotation.Superseded && x.Reason != rotation.Revoked {
 				continue
 			}

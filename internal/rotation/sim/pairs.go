@@ -110,8 +110,10 @@ func reachable(s rotation.SessionState, h happening) bool {
 		return s != rotation.LoggingIn && s != rotation.NoSession
 	case asked:
 		return s == rotation.Asking || s == rotation.NoSession
-	case held, released:
+	case held:
 		return s.InPool()
+	case released: // a session that is held isn't told to go
+		return s == rotation.Pooled || s == rotation.NoSession
 	default:
 		return s != rotation.NoSession
 	}
