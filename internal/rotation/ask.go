@@ -1,6 +1,9 @@
 package rotation
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// Each old role is asked after again after an eighth of the time for which it has been
@@ -85,14 +88,14 @@ func (s *State) askDue(c *version, now Now) (due, look Instant) {
 		return Never, Never
 	}
 	last := max(s.lastLogin, s.ask.answered)
-	used, any := false, false
+	used, open := false, false
 	for _, p := range s.pools {
 		used = used || p.managed && p.used > last
-		any = any || p.managed && len(p.members) > 0
+		open = open || p.managed && len(p.members) > 0
 	}
 	due = last.Add(s.cfg.AskAfter)
 	switch {
-	case !any:
+	case !open:
 		return Never, Never
 	case used:
 		return due, due
@@ -207,14 +210,18 @@ func (s *State) answeredBy(x *session, a Answer, now Now) {
 // queryRefused notes that a role is dead, by the word of a session of its own. If it is
 // the current one that is an episode of refusals: logins would fare no better.
 func (s *State) queryRefused(id VersionID, now Now) {
-	for i, v := range s.versions {
-		if v.id != id || v.queryLies {
-			continue
+	i := slices.IndexFunc(s.versions, func(v *version) bool { return v.id == id })
+	if i < 0 || s.versions[i].queryLies {
+		return
+	}
+	user, c := s.versions[i].user, s.current()
+	for _, v := range s.versions {
+		if v.user == user {
+			v.refusedAt, v.unclear = now.Mono, false
+			s.dies(v)
 		}
-		v.refusedAt, v.unclear = now.Mono, false
-		s.dies(v)
-		if i == 0 {
-			s.refuse(false, now)
-		}
+	}
+	if user == c.user {
+		s.refuse(false, now)
 	}
 }

@@ -279,6 +279,7 @@ func TestAnAnswerOfAnotherVersion(t *testing.T) {
 		r.connect()
 		r.readUser(2, 1, time.Time{})
 		r.ok(r.own(Prove))
+		r.s.versions[1].user = 7
 		r.s.pools[0].drain.told = Never - 1 // the drain waits
 		r.logins = nil
 		r.after(20 * sec)
@@ -315,4 +316,22 @@ func TestAQuestionThatHangs(t *testing.T) {
 		t.Error("a late answer counts")
 	}
 	r.ok(own)
+}
+
+// A session of an old password of the same user knows about the role as well as any.
+func TestTheSameUsersSessionSpeaksForTheRole(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.connect()
+	r.readUser(2, 1, time.Time{})
+	r.ok(r.own(Prove))
+	r.s.pools[0].drain.told = Never - 1 // the drain waits
+	r.logins = nil
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	ask := r.fx.Asks[0]
+	ask.Version = 1
+	r.step(Asked{Ask: ask, Answer: Refuses})
+	if !r.s.ep.on || !r.s.versions[0].dead {
+		t.Error("the current role isn't dead")
+	}
 }

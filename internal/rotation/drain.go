@@ -139,7 +139,8 @@ func (s *State) readySpares(now Now) int {
 
 // assess derives for each session of a pool whether it needs to go, why, and by when.
 func (s *State) assess(p *pool, now Now) {
-	horizon := now.Mono.Add(time.Duration(len(p.members)) * s.gap(p)) // see survey
+	// Nobody is told for its age before this: see survey.
+	horizon := now.Mono.Add(time.Duration(len(p.members)) * s.gap(p))
 	strongest := stay // of those that are younger
 	for _, x := range slices.Backward(p.members) {
 		x.by, x.why = s.mustGoBy(x, p, now)
@@ -215,7 +216,7 @@ func (s *State) pace(p *pool, heir VersionID, now Now) {
 	case d.leaving > 0 && d.began == 0:
 		s.beginDrain(p, heir, now)
 	case d.leaving > 0 && (d.to == 0 || d.heir != heir): // it goes on, or there is more to do
-		d.heir, d.told, d.to = heir, now.Mono, s.drainEnd(now)
+		d.heir, d.to = heir, s.drainEnd(now)
 	case d.leaving == 0 && d.began != 0:
 		d.to = 0
 		if d.due == 0 && !d.old {

@@ -412,3 +412,18 @@ func TestAPoolThatIsClosedIsLeftAlone(t *testing.T) {
 		t.Errorf("%d spares are kept for nobody", n)
 	}
 }
+
+// A new heir every few seconds doesn't put the drain off for ever.
+func TestADrainGoesOnWhileItsHeirChanges(t *testing.T) {
+	r, ids := rotated(t, overlapping(), 9)
+	for v := VersionID(3); v < 13; v++ { // for 30 s
+		r.settle(3 * sec)
+		r.readUser(v, 1, time.Time{})
+	}
+	for _, id := range ids {
+		r.state(id, NoSession)
+	}
+	if got := r.s.Snapshot(r.now).Counts.Ended[Superseded]; got != 9 {
+		t.Errorf("%d went because they were superseded", got)
+	}
+}

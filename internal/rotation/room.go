@@ -7,6 +7,7 @@ type pool struct {
 	id      PoolID
 	managed bool // its connections can be retired
 	byAge   bool // but only the oldest first
+	closed  bool // it wants no more
 	limit   int  // the most that it may have
 	members []*session
 	count   int // that it has, or that its callers are about to have: see count
@@ -25,12 +26,20 @@ func (p *pool) number() PoolID {
 	return p.id
 }
 
-// pool returns the pool of that number. Callers may come from one that nobody manages.
-func (s *State) pool(id PoolID) *pool {
+// findPool returns the pool of that number, or nil.
+func (s *State) findPool(id PoolID) *pool {
 	for _, p := range s.pools {
 		if p.id == id {
 			return p
 		}
+	}
+	return nil
+}
+
+// pool returns the pool of that number. Callers may come from one that nobody manages.
+func (s *State) pool(id PoolID) *pool {
+	if p := s.findPool(id); p != nil {
+		return p
 	}
 	p := &pool{id: id, limit: math.MaxInt}
 	s.pools = append(s.pools, p)
@@ -40,7 +49,7 @@ func (s *State) pool(id PoolID) *pool {
 // poolAdded is for a pool whose connections are to be retired.
 func (s *State) poolAdded(ev PoolAdded) {
 	p := s.pool(ev.Pool)
-	p.managed, p.byAge = true, ev.ByAge
+	p.managed, p.closed, p.byAge = true, false, ev.ByAge
 	p.setLimit(ev.Limit)
 }
 
@@ -59,7 +68,7 @@ func (s *State) poolClosed(id PoolID, now Now) {
 			s.move(x, Pooled, NotRetired, now)
 		}
 	}
-	p.managed, p.limit, p.peak, p.owed, p.refill, p.drain = false, 0, 0, 0, false, drain{}
+	p.managed, p.closed, p.owed, p.refill, p.drain = false, true, 0, false, drain{}
 }
 
 // countPools counts what each pool has or is about to have, and notes its peak. The
@@ -75,6 +84,9 @@ func (s *State) countPools() {
 	}
 	for _, p := range s.pools {
 		p.peak = min(p.limit, max(p.peak, p.count))
+		if p.closed {
+			p.peak = p.count // until that is gone
+		}
 		p.owed = max(0, min(p.owed, p.peak-p.count)) // a pool that has shrunk takes no more
 	}
 }

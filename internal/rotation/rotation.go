@@ -231,7 +231,11 @@ func (s *State) Going(id SessionID) bool { return s.find(id, Going) != nil }
 
 // AppendGoing appends the sessions that pool may let go now, oldest first.
 func (s *State) AppendGoing(to []SessionID, pool PoolID) []SessionID {
-	for _, x := range s.pool(pool).members {
+	p := s.findPool(pool)
+	if p == nil {
+		return to
+	}
+	for _, x := range p.members {
 		if x.state == Going {
 			to = append(to, x.id)
 		}

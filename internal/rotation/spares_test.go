@@ -289,3 +289,19 @@ func TestProofsOfQuickVersionsHaveAFloor(t *testing.T) {
 		t.Errorf("%d proofs of 100 versions within 10 s", proofs)
 	}
 }
+
+// What a closed pool still has makes no room, and takes none away.
+func TestAClosedPoolDoesNotCrowdTheOthers(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.step(PoolAdded{Pool: 2, Limit: 10, ByAge: true})
+	r.fill(3)
+	v := r.s.Choose(2, r.now)
+	r.ok(v.Session)
+	r.s.HandOut(v.Session, r.now)
+	r.step(PoolClosed{Pool: thePool})
+	r.readUser(2, 1, time.Time{})
+	r.ok(r.own(Prove))
+	if n := len(r.in(Spare)); n != 1 {
+		t.Errorf("%d spares", n)
+	}
+}
