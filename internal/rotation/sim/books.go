@@ -342,7 +342,7 @@ func (b *books) verdict(v rotation.Verdict) {
 // finished notes what a caller got.
 func (b *books) finished(c *caller, err error) {
 	switch took := b.w.now - c.began; {
-	case c.deadline < forever && b.w.now > c.deadline+2*readTimeout+sec:
+	case c.deadline < forever && b.w.now > c.deadline+200*ms:
 		b.bad("a caller was kept %v longer than it would wait", b.w.now-c.deadline)
 	case took > maxCaller:
 		b.bad("a caller was kept for %v", took)

@@ -40,9 +40,9 @@ var defects = []struct { //nolint:gochecknoglobals // a table
 		"case x.need == stay && planted(N) && x.state != Pooled:\ncase x.need == stay:\n",
 	},
 	{
-		"a hard end that moves isn't announced", "end.go",
+		"hard ends aren't announced", "end.go",
 		"if end != v.armed {",
-		"if end != v.armed && (v.armed.IsZero() || !planted(N)) {",
+		"if end != v.armed && !planted(N) {",
 	},
 	{
 		"leases have no end", "version.go",

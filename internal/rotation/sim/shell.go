@@ -400,7 +400,26 @@ func (w *world) borrow() *conn {
 // connect is Connect.
 func (s *shell) connect(p *pool, deadline time.Duration, done func(*conn, error)) {
 	c := &caller{pool: p, deadline: deadline, began: s.w.now, done: done}
-	s.read(false, func() { s.try(c) })
+	s.readFor(c, false)
+}
+
+// readFor reads the source for a caller, who Chooses then, and gives up at its deadline.
+func (s *shell) readFor(c *caller, afresh bool) {
+	over := false
+	s.read(afresh, func() {
+		if !over {
+			over = true
+			s.try(c)
+		}
+	})
+	if c.deadline < forever {
+		s.w.after(c.deadline-s.w.now, func() {
+			if !over {
+				over = true
+				s.finish(c, nil, errGaveUp)
+			}
+		})
+	}
 }
 
 func (s *shell) try(c *caller) {
@@ -445,7 +464,7 @@ func (s *shell) loggedIn(c *caller, x *conn, out outcome) {
 	case succeeds:
 		s.hand(c, x, x.id)
 	case refuses, unclearly:
-		s.read(true, func() { s.try(c) })
+		s.readFor(c, true)
 	case isFull:
 		if until, ok := w.core.Full(w.clock()); ok {
 			s.count(c, true)
