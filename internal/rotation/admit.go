@@ -123,7 +123,7 @@ func (s *State) ahead(v *version) (n int, youngest Instant) {
 // deserted reports whether callers give up again and again before they learn what comes
 // of their logins, and the connector sees to it itself, and not for too long.
 func (s *State) deserted(now Now) bool {
-	if s.abandoned <= maxAbandoned || now.Mono < s.retryAt {
+	if s.abandoned <= maxAbandoned || now.Mono < s.retryForCallers() {
 		return false
 	}
 	x := s.asker()
@@ -179,7 +179,7 @@ func (s *State) attempt(c *version, now Now) (until Instant) {
 	if x := s.asker(); x != nil {
 		return x.since.Add(patience)
 	}
-	if s.ep.on && s.usable(c, now) && now.Mono >= max(s.ep.next, s.retryAt) {
+	if s.ep.on && s.usable(c, now) && now.Mono >= max(s.ep.next, s.retryForCallers()) {
 		s.want(now)
 		return s.wanted.Add(patience)
 	}
@@ -243,7 +243,7 @@ func (s *State) Bind(id SessionID, now Now) VersionID {
 	}
 	x.latest = x.v == s.current()
 	if s.closed || x.v.loginEnd().Past(now) || x.v.dead && !x.latest || x.latest && s.ep.on && now.Mono < s.ep.next {
-		s.retryAt = max(s.retryAt, now.Mono.Add(retryMin)) // the next one may fare no better
+		s.putOff(retryMin, now) // the next one may fare no better
 		s.drop(x)
 		return 0
 	}

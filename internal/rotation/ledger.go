@@ -147,7 +147,7 @@ func (s *State) loginFailed(ev LoginFailed, now Now) {
 		if s.failing == 0 {
 			s.failing = now.Mono
 		}
-		s.retryAt = now.Mono.Add(backoff(s.failures, retryMin, retryMax))
+		s.putOff(backoff(s.failures, retryMin, retryMax), now)
 	}
 	s.drop(x)
 }
@@ -162,7 +162,7 @@ func (s *State) loginAbandoned(ev LoginAbandoned, now Now) {
 	s.counts.Abandoned++
 	switch {
 	case x.own():
-		s.retryAt = max(s.retryAt, now.Mono.Add(retryMin)) // whatever gave it up may do so again
+		s.putOff(retryMin, now) // whatever gave it up may do so again
 	case x.latest:
 		s.abandoned++
 	}

@@ -115,7 +115,8 @@ type State struct {
 	// The connector's own logins: spares.go.
 	failures    int     // of these, in a row
 	failing     Instant // since when
-	retryAt     Instant // none begins before this
+	failedAt    Instant // when they were last put off
+	retryAt     Instant // none begins before this: see retry
 	askedAt     Instant // when the last one with the latest version did
 	wanted      Instant // since when a caller wants to know whether that is accepted
 	spareWanted bool    // for the drain

@@ -76,7 +76,7 @@ func (s *State) planLogins(now Now) (wake Instant) {
 		return wake // its end, or what comes of it, brings us back
 	}
 	for _, l := range [...]plannedLogin{s.proof(c, now), s.oldRole(now), s.currentRole(c, now), s.replacement(c, free)} {
-		switch at := s.floor(l.at); {
+		switch at := s.floor(l.at, l.purpose); {
 		case at == Never:
 		case now.Mono < at:
 			wake = min(wake, at)
@@ -93,15 +93,32 @@ func (s *State) planLogins(now Now) (wake Instant) {
 // floor is when a login that should begin at an instant may: not while the last failure
 // is fresh, nor all the time over a source that gives another login to each. (An episode
 // has floors of its own.)
-func (s *State) floor(at Instant) Instant {
+func (s *State) floor(at Instant, p Purpose) Instant {
 	if at == Never {
 		return at
 	}
-	at = max(at, s.retryAt)
+	at = max(at, s.retry(p))
 	if s.unsettled() && !s.ep.on {
 		at = max(at, s.askedAt.Add(s.settle()))
 	}
 	return at
+}
+
+// retry is when the connector may log in again after a failure: less and less often; but
+// for a caller who cares for what comes of it every second or two, or else it would hear
+// late that the server is back.
+func (s *State) retry(p Purpose) Instant {
+	if p == Prove && (s.waiting > 0 || s.wanted != 0) {
+		return s.retryForCallers()
+	}
+	return s.retryAt
+}
+
+func (s *State) retryForCallers() Instant { return min(s.retryAt, s.failedAt.Add(unclearMax)) }
+
+// putOff has the connector's own logins wait for d.
+func (s *State) putOff(d time.Duration, now Now) {
+	s.failedAt, s.retryAt = now.Mono, max(s.retryAt, now.Mono.Add(d))
 }
 
 func (s *State) startLogin(l plannedLogin, now Now) {

@@ -305,3 +305,35 @@ func TestAClosedPoolDoesNotCrowdTheOthers(t *testing.T) {
 		t.Errorf("%d spares", n)
 	}
 }
+
+// Callers who wait hear within two seconds that a server which has been failing is back,
+// however long it has.
+func TestCallersHearSoonThatTheServerIsBack(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.refuse(r.begin())
+	r.step(Waiting{N: 1})
+	r.after(retryMin)
+	for range 8 {
+		r.fail(r.own(Prove))
+		r.after(unclearMax)
+	}
+	r.own(Prove)
+
+	cfg := overlapping()
+	cfg.RetryTimeout = 0
+	r = newRig(t, cfg)
+	r.connect()
+	r.s.refuse(false, r.now)
+	r.after(retryMin)
+	for r.s.failures < 6 { // with nobody who waits
+		r.fail(r.own(Prove))
+		r.until(r.s.retryAt)
+	}
+	r.fail(r.own(Prove))
+	r.after(unclearMax)
+	r.none()
+	if v := r.choose(); v.Kind != Wait {
+		t.Errorf("a caller is told %+v", v)
+	}
+	r.own(Prove)
+}

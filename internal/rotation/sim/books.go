@@ -131,6 +131,13 @@ func (b *books) move(m Move) {
 		lasts = sec
 	case SourceFails, SourceSlow, SourceHangs:
 		lasts = m.For + 9*sec
+	case Unclear:
+		b.episodes++
+		lasts = m.For + 3*sec
+	case ServerDown, ServerFull:
+		lasts = m.For + 2*sec
+	case ServerSlow:
+		lasts = m.For + m.By + 2*sec
 	default:
 		b.episodes++
 		lasts = m.For + 14*sec
