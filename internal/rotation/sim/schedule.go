@@ -4,6 +4,9 @@
 // Schedule a run. After each step it holds the core's books against its own; what it
 // finds it reduces to the shortest schedule that shows it.
 //
+// `go test ./internal/rotation/sim -sim.from 4711 -sim.n 100000` runs others than the usual
+// ones, and `-sim.from 4711 -sim.trace -v` tells what happens in one.
+//
 // Only tests import it. A Schedule knows nothing of how the pools are modelled, so that
 // another runner may put the same ones to the real thing.
 package sim
