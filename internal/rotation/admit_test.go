@@ -279,7 +279,7 @@ func TestInPlaceThePredecessorIsTriedOnceAStep(t *testing.T) {
 	r.until(r.s.ep.next)
 	r.ok(r.own(Prove))
 	r.connect()
-	r.s.refuse(false, r.now)
+	r.s.refuse(r.s.current(), false, r.now)
 	if v := r.choose(); v.Kind != Wait {
 		t.Errorf("once the successor has been accepted a caller is told %+v", v)
 	}
@@ -369,8 +369,8 @@ func TestWhatALoginIsBoundTo(t *testing.T) {
 		{"what its read has found", func(r *rig) { r.read(3) }, 3},
 		{"what has come back", func(r *rig) { r.read(1) }, 1},
 		{"not what is over", func(r *rig) { r.readUser(2, 2, r.now.Wall.Add(sec)); r.now.Mono = r.now.Mono.Add(sec) }, 0},
-		{"not what is refused", func(r *rig) { r.s.refuse(false, r.now) }, 0},
-		{"unless it is time to ask", func(r *rig) { r.s.refuse(false, r.now); r.now.Mono = r.s.ep.next }, 2},
+		{"not what is refused", func(r *rig) { r.s.refuse(r.s.current(), false, r.now) }, 0},
+		{"unless it is time to ask", func(r *rig) { r.s.refuse(r.s.current(), false, r.now); r.now.Mono = r.s.ep.next }, 2},
 		{"not after Close", func(r *rig) { r.step(Closed{}) }, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -402,7 +402,7 @@ func TestALoginThatWasNotToBeHasAFloor(t *testing.T) {
 	r.read(2)
 	l := r.logins[0]
 	r.logins = nil
-	r.s.refuse(false, r.now)
+	r.s.refuse(r.s.current(), false, r.now)
 	r.s.Bind(l.Session, r.now)
 	if r.step(Tick{}); r.fx.Wake > r.now.Mono.Add(retryMin) {
 		t.Errorf("the next is looked for in %v", r.fx.Wake.Sub(r.now.Mono))

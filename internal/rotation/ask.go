@@ -88,9 +88,8 @@ func (s *State) askDue(c *version, now Now) (due, look Instant) {
 		return Never, Never
 	}
 	last := max(s.lastLogin, s.ask.answered)
-	used, open := false, false
+	used, open := s.used(), false
 	for _, p := range s.pools {
-		used = used || p.managed && p.used > last
 		open = open || p.managed && len(p.members) > 0
 	}
 	due = last.Add(s.cfg.AskAfter)
@@ -105,6 +104,13 @@ func (s *State) askDue(c *version, now Now) (due, look Instant) {
 		look = now.Mono.Add(lookEvery)
 	}
 	return last.Add(max(s.cfg.AskAfter, idleMax)), look
+}
+
+// used reports whether a pool has been in use since the current role was last known to
+// live.
+func (s *State) used() bool {
+	last := max(s.lastLogin, s.ask.answered)
+	return slices.ContainsFunc(s.pools, func(p *pool) bool { return p.managed && p.used > last })
 }
 
 // planAsk has the current role asked after on a session that there is, if it is time.
@@ -150,10 +156,11 @@ func (s *State) put(a Ask) {
 	s.fx.Asks = append(s.fx.Asks, a)
 }
 
-// currentRole is the login that asks after the current role, when nothing else can.
+// currentRole is the login that asks after the current role, when nothing else can. A
+// pool that isn't used is not worth one.
 func (s *State) currentRole(c *version, now Now) plannedLogin {
 	l := plannedLogin{v: c, purpose: AskCurrent, at: Never, crowd: true}
-	if s.ask.stage == askLogin && s.ask.pending.Began == 0 {
+	if s.ask.stage == askLogin && s.ask.pending.Began == 0 && s.used() {
 		l.at, _ = s.askDue(c, now)
 	}
 	return l
@@ -222,6 +229,6 @@ func (s *State) queryRefused(id VersionID, now Now) {
 		}
 	}
 	if user == c.user {
-		s.refuse(false, now)
+		s.refuse(c, false, now)
 	}
 }

@@ -43,6 +43,8 @@ type drain struct {
 	said   bool      // that it has begun
 	open   bool      // it is somebody's turn
 	opened Instant   // since when it is, or was last
+	closed Instant   // when it last ceased to be
+	line   Instant   // birth of the youngest whose turn it is, or was last
 
 	// Derived anew at each step.
 	leaving int     // sessions that need to leave over the time of the drain, told or not
@@ -153,7 +155,7 @@ func (s *State) assess(p *pool, now Now) {
 			x.need = leaveNow
 		case x.v.outdated:
 			x.need, x.why = leaving, Superseded
-		case x.by <= horizon:
+		case x.by <= horizon && !x.last:
 			x.need = aging
 		default:
 			x.need = stay
@@ -174,7 +176,7 @@ func (s *State) assess(p *pool, now Now) {
 // went for its sake: they stay until the end, because nothing better can take their
 // place.
 func (s *State) mustGoBy(x *session, p *pool, now Now) (by Instant, why Reason) {
-	by, why = Never, Aged
+	by, why, x.last = Never, Aged, false
 	if s.lifetime > 0 {
 		by = x.born.Add(s.lifetime)
 	}
@@ -186,7 +188,7 @@ func (s *State) mustGoBy(x *session, p *pool, now Now) (by Instant, why Reason) 
 	if !x.v.outdated {
 		from := ending.Add(-min(s.spread(), time.Duration(len(p.members)+1)*agingGap))
 		if x.born >= from {
-			ending = end
+			ending, x.last = end, end < by
 		}
 	}
 	if ending < by {
@@ -246,7 +248,7 @@ func (s *State) survey(p *pool) {
 		case x.need == leaving:
 			d.untold++
 		}
-		if x.by != Never {
+		if x.by != Never && !x.last {
 			k++
 			d.lazy = min(d.lazy, x.by.Add(-time.Duration(k)*d.gap))
 		}
@@ -339,7 +341,7 @@ func (s *State) setTurn(p *pool, turn bool, now Now) {
 	case turn && !d.open:
 		d.open, d.opened = true, now.Mono
 	case !turn:
-		d.shut()
+		d.shut(now)
 	}
 	for _, x := range p.members {
 		to := x.state
@@ -350,6 +352,9 @@ func (s *State) setTurn(p *pool, turn bool, now Now) {
 			to = Going
 		case x.state != Pooled:
 			to = Due
+		}
+		if to == Going {
+			d.line = x.born // they are in the order of their births
 		}
 		if to != x.state {
 			s.move(x, to, x.why, now)
@@ -388,9 +393,9 @@ func (s *State) drainWake(p *pool, now Now) (wake Instant) {
 }
 
 // shut ends a turn.
-func (d *drain) shut() {
+func (d *drain) shut(now Now) {
 	if d.open {
-		d.open, d.hidden = false, false
+		d.open, d.hidden, d.closed = false, false, now.Mono
 	}
 }
 
@@ -400,7 +405,7 @@ func (d *drain) shut() {
 func (s *State) left(x *session, why Reason, now Now) {
 	p := x.pool
 	d := &p.drain
-	d.shut()
+	d.shut(now)
 	if why == NotRetired || why == Expired {
 		return
 	}
@@ -418,15 +423,8 @@ func (s *State) left(x *session, why Reason, now Now) {
 const drift = 10 * time.Millisecond
 
 // isNeighbour reports whether x, which has gone without being told, has most likely gone
-// in the place of one that was.
-func (p *pool) isNeighbour(x *session) bool {
-	if !p.byAge || !p.drain.open {
-		return false
-	}
-	for _, y := range slices.Backward(p.members) {
-		if y.state == Going {
-			return x.born <= y.born.Add(drift)
-		}
-	}
-	return false
+// in the place of one that was, or together with it.
+func (p *pool) isNeighbour(x *session, now Now) bool {
+	d := &p.drain
+	return p.byAge && d.line != 0 && x.born <= d.line.Add(drift) && (d.open || now.Mono < d.closed.Add(drift))
 }

@@ -199,7 +199,7 @@ func TestMarksGoWithTheirReason(t *testing.T) {
 	t.Run("its successor is refused", func(t *testing.T) {
 		r, ids := rotated(t, overlapping(), 3)
 		r.until(r.s.pools[0].drain.slot())
-		r.s.refuse(false, r.now)
+		r.s.refuse(r.s.current(), false, r.now)
 		r.step(Tick{})
 		r.state(ids[0], Pooled)
 		if r.heard(DrainDone) != 0 {

@@ -69,8 +69,8 @@ func (e *episode) resume(now Now) {
 	e.next = e.heard.Add(backoff(e.n, retryMin, retryMax))
 }
 
-// refuse counts a refusal of the latest version.
-func (s *State) refuse(unclear bool, now Now) {
+// refuse counts a refusal of v, which was the latest version when the login began.
+func (s *State) refuse(v *version, unclear bool, now Now) {
 	e := &s.ep
 	if !e.on {
 		s.begin(unclear, now)
@@ -82,6 +82,9 @@ func (s *State) refuse(unclear bool, now Now) {
 		e.next = now.Mono.Add(backoff(e.n, unclearMin, unclearMax))
 	} else {
 		e.next = now.Mono.Add(backoff(e.n, retryMin, retryMax))
+	}
+	if v != s.current() {
+		e.next = min(e.next, s.freshFloor(now)) // it says nothing about the one that came meanwhile
 	}
 	s.fx.Read = ReadAfresh
 	s.fx.Look = true
@@ -104,9 +107,13 @@ func (s *State) freshVersion(v *version, now Now) {
 	s.retryAt = min(s.retryAt, floor)
 	if s.ep.on {
 		s.ep.fresh++
-		floor = max(now.Mono, s.askedAt.Add(backoff(s.ep.fresh, retryMin, retryMax)-retryMin))
-		s.ep.next = min(s.ep.next, floor)
+		s.ep.next = min(s.ep.next, s.freshFloor(now))
 	}
+}
+
+// freshFloor is when a version that came during the episode may be asked about.
+func (s *State) freshFloor(now Now) Instant {
+	return max(now.Mono, s.askedAt.Add(backoff(s.ep.fresh, retryMin, retryMax)-retryMin))
 }
 
 // succeeded takes in a login that has succeeded.
@@ -120,7 +127,7 @@ func (s *State) succeeded(x *session, now Now) {
 		v.queryLies = true
 	}
 	if v.refusedAt != 0 && x.began >= v.refusedAt {
-		v.refusedAt, v.dead = 0, false
+		v.refusedAt, v.dead, v.gone = 0, false, false
 	}
 	if !x.latest {
 		s.fall = fallback{}
@@ -151,6 +158,7 @@ func (s *State) refused(x *session, unclear bool, now Now) {
 	s.fx.Look = true
 	if x.began >= v.refusedAt {
 		v.refusedAt, v.unclear, v.provenAt = now.Mono, unclear, 0
+		v.gone = v.gone || x.latest && !unclear
 	}
 	if !unclear && v.superseded != 0 {
 		s.refusedOld(v)
@@ -168,7 +176,7 @@ func (s *State) refused(x *session, unclear bool, now Now) {
 	if s.ep.on && x.began < s.ep.heard {
 		return // it went out together with the one that was counted
 	}
-	s.refuse(unclear, now)
+	s.refuse(v, unclear, now)
 }
 
 // fallback is how predecessors fare while the latest version is refused. There is one

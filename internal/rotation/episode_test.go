@@ -235,7 +235,7 @@ func TestAnEpisodeGoesOn(t *testing.T) {
 			r.ok(r.own(Prove))
 			r.step(Waiting{N: 0})
 			r.after(tt.quiet)
-			r.s.refuse(false, r.now)
+			r.s.refuse(r.s.current(), false, r.now)
 			if got := r.s.ep.n - 1; got != tt.n {
 				t.Errorf("goes on after %d refusals, want %d", got, tt.n)
 			}
@@ -307,7 +307,7 @@ func TestPredecessorsThatAreRefusedShareAFloor(t *testing.T) {
 		r.after(2 * sec)
 	}
 	r.readUser(6, 7, time.Time{})
-	r.s.refuse(false, r.now)
+	r.s.refuse(r.s.current(), false, r.now)
 	refused := 0
 	for range 100 { // for 10 s
 		if v := r.choose(); v.Kind == LogIn {

@@ -28,6 +28,7 @@ type session struct {
 	need need
 	why  Reason
 	by   Instant
+	last bool // and not before, because nothing better can take its place
 }
 
 // own reports whether nobody but the connector waits for what comes of x.
@@ -195,6 +196,9 @@ func (s *State) ended(ev Ended, now Now) {
 // over takes a session off the books that had logged in.
 func (s *State) over(x *session, now Now) {
 	why := x.reason
+	if x.state == Promised {
+		s.distrust(now) // it was looked at, and found dead
+	}
 	if s.hardEnd(x.v).Past(now) && x.state != Closing {
 		why = Expired
 	}
@@ -203,7 +207,9 @@ func (s *State) over(x *session, now Now) {
 		case why != NotRetired:
 		case s.outdated(x.v, now):
 			why = Superseded
-		case x.pool.isNeighbour(x):
+		case x.pool.isNeighbour(x, now) && x.by != Never:
+			why = x.why // it would have gone for that soon
+		case x.pool.isNeighbour(x, now):
 			why = Neighbour
 		}
 		s.left(x, why, now)
@@ -212,6 +218,16 @@ func (s *State) over(x *session, now Now) {
 	age := now.Mono.Sub(x.ready)
 	s.tell(Notice{Kind: SessionEnded, Session: x.id, Version: x.v.id, Pool: x.pool.number(), Reason: why, State: x.state, Took: age})
 	s.drop(x)
+}
+
+// distrust closes the spares that would have to be looked at as well before they are
+// handed out: a caller who has met a dead one waits for no other.
+func (s *State) distrust(now Now) {
+	for _, x := range s.loose {
+		if x.state == Spare && now.Mono >= x.ready.Add(spareTrust) {
+			s.move(x, Closing, Unneeded, now)
+		}
+	}
 }
 
 // handOut gives a promised session to its pool. Of sessions whose end can't be seen only
@@ -227,6 +243,7 @@ func (s *State) handOut(x *session, now Now) {
 	}
 	x.born = now.Mono
 	x.pool.owed = max(0, x.pool.owed-1)
+	x.pool.everUsed = true
 	s.move(x, Pooled, NotRetired, now)
 }
 

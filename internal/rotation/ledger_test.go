@@ -262,13 +262,13 @@ func TestANeighbourThatGoesInItsPlace(t *testing.T) {
 	for _, tt := range []struct {
 		after Instant // so much later born than the one who may go
 		want  Reason
-	}{{Instant(drift), Neighbour}, {Instant(drift) + 1, NotRetired}} {
+	}{{Instant(drift), Aged}, {Instant(drift) + 1, NotRetired}} {
 		r := newRig(t, overlapping())
 		ids := r.fill(2)
 		old, young := r.s.find(ids[0], Pooled), r.s.find(ids[1], Pooled)
 		young.born = old.born + tt.after
 		r.s.move(old, Going, Aged, r.now)
-		r.s.pools[0].drain.open = true
+		r.s.pools[0].drain.open, r.s.pools[0].drain.line = true, old.born
 		r.end(young.id)
 		if got := r.told[len(r.told)-1].Reason; got != tt.want {
 			t.Errorf("born %v later: it went as %q", tt.after, got)

@@ -22,15 +22,15 @@ func TestHowOftenTheSourceIsRead(t *testing.T) {
 		{"in place", quietly(inPlace()), nil, watchMax},
 		{"tokens", loginTokens(), nil, 0},
 		{"callers wait for a login", overlapping(), func(r *rig) { r.step(Waiting{N: 1}) }, 0},
-		{"callers wait for acceptance", overlapping(), func(r *rig) { r.s.refuse(false, r.now); r.step(Waiting{N: 1}) }, waitMin},
-		{"nobody waits", overlapping(), func(r *rig) { r.s.refuse(false, r.now) }, 0},
+		{"callers wait for acceptance", overlapping(), func(r *rig) { r.s.refuse(r.s.current(), false, r.now); r.step(Waiting{N: 1}) }, waitMin},
+		{"nobody waits", overlapping(), func(r *rig) { r.s.refuse(r.s.current(), false, r.now) }, 0},
 		{"callers have waited for 16 s", overlapping(), func(r *rig) {
-			r.s.refuse(false, r.now)
+			r.s.refuse(r.s.current(), false, r.now)
 			r.after(16 * sec)
 			r.step(Waiting{N: 1})
 		}, 500 * ms},
 		{"for long", overlapping(), func(r *rig) {
-			r.s.refuse(false, r.now)
+			r.s.refuse(r.s.current(), false, r.now)
 			r.after(time.Hour)
 			r.step(Waiting{N: 1})
 		}, waitMax},
@@ -39,7 +39,7 @@ func TestHowOftenTheSourceIsRead(t *testing.T) {
 			r.step(Waiting{N: 1})
 			r.after(sec)
 		}, waitMin},
-		{"tokens, callers wait for acceptance", loginTokens(), func(r *rig) { r.s.refuse(false, r.now); r.step(Waiting{N: 1}) }, waitMin},
+		{"tokens, callers wait for acceptance", loginTokens(), func(r *rig) { r.s.refuse(r.s.current(), false, r.now); r.step(Waiting{N: 1}) }, waitMin},
 	} {
 		r := newRig(t, tt.cfg)
 		if tt.run != nil {

@@ -4,18 +4,19 @@ import "math"
 
 // pool is what the core knows of a pool, or of several that are managed as one.
 type pool struct {
-	id      PoolID
-	managed bool // its connections can be retired
-	byAge   bool // but only the oldest first
-	closed  bool // it wants no more
-	limit   int  // the most that it may have
-	members []*session
-	count   int // that it has, or that its callers are about to have: see count
-	peak    int // the most of these since the last rotation
-	owed    int // that have gone and that it has not replaced
-	refill  bool
-	used    Instant // when it was last known to be in use
-	drain   drain
+	id       PoolID
+	managed  bool // its connections can be retired
+	byAge    bool // but only the oldest first
+	closed   bool // it wants no more
+	limit    int  // the most that it may have
+	members  []*session
+	count    int // that it has, or that its callers are about to have: see count
+	peak     int // the most of these since the last rotation
+	owed     int // that have gone and that it has not replaced
+	refill   bool
+	used     Instant // when it was last known to be in use
+	everUsed bool    // it has had a session
+	drain    drain
 }
 
 // number returns p's number; zero if there is no pool.

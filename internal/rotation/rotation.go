@@ -121,6 +121,7 @@ type State struct {
 	wanted      Instant // since when a caller wants to know whether that is accepted
 	spareWanted bool    // for the drain
 	busyAt      Instant // when spares were last wanted
+	shedAt      Instant // when a spare that nobody took was last closed
 }
 
 // asking is how asking after roles stands: ask.go.

@@ -1,6 +1,9 @@
 package rotation
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // maxSpareTTL is how long a spare that nobody takes is kept at the most, when nothing is
 // retired any more.
@@ -24,11 +27,13 @@ func (s *State) fitSpares(now Now) (wake Instant) {
 	if busy {
 		s.busyAt = now.Mono
 	}
+	// One after the other: a server that sees them all go at once sees a cliff.
+	gap := min(agingGap, s.spareTTL()/time.Duration(max(1, len(s.loose))))
 	for _, x := range s.loose {
 		if x.state != Spare {
 			continue
 		}
-		expires := max(x.since, s.busyAt).Add(s.spareTTL())
+		expires := max(max(x.since, s.busyAt).Add(s.spareTTL()), s.shedAt.Add(gap))
 		switch {
 		case s.closed:
 			s.move(x, Closing, ByClose, now)
@@ -37,6 +42,7 @@ func (s *State) fitSpares(now Now) (wake Instant) {
 		case !s.fit(x, now):
 			s.move(x, Closing, Outdated, now)
 		case !busy && now.Mono >= expires:
+			s.shedAt = now.Mono
 			s.move(x, Closing, Unneeded, now)
 			for _, p := range s.pools {
 				p.refill, p.owed = false, 0 // the pools don't need them
@@ -131,8 +137,12 @@ func (s *State) startLogin(l plannedLogin, now Now) {
 	}
 }
 
-// makeRoom closes the spare that has waited longest, if there is one.
+// makeRoom closes the spare that has waited longest, if there is one that no caller is
+// about to take.
 func (s *State) makeRoom(now Now) bool {
+	if s.waiting > 0 {
+		return false
+	}
 	for _, x := range s.loose {
 		if x.state == Spare {
 			s.move(x, Closing, Unneeded, now)
@@ -163,17 +173,11 @@ func (s *State) proof(c *version, now Now) plannedLogin {
 	return l
 }
 
-// inUse reports whether a pool has sessions or a caller wants one.
+// inUse reports whether a pool has or had sessions, or a caller wants one. A pool that has
+// none at the moment may want one at any time, and its caller should not be the one who
+// learns that a credential is refused.
 func (s *State) inUse() bool {
-	if s.waiting > 0 || s.wanted != 0 {
-		return true
-	}
-	for _, p := range s.pools {
-		if len(p.members) > 0 {
-			return true
-		}
-	}
-	return false
+	return s.waiting > 0 || s.wanted != 0 || slices.ContainsFunc(s.pools, func(p *pool) bool { return p.managed && p.everUsed || len(p.members) > 0 })
 }
 
 // replacement is the login for the next spare: for the next session that goes, and for
@@ -186,7 +190,7 @@ func (s *State) replacement(c *version, free int) plannedLogin {
 	have, need := 0, 0
 	refill := false
 	for _, x := range s.loose {
-		if x.state == Spare {
+		if x.state == Spare || x.state == Promised { // what is promised is owed no more soon
 			have++
 		}
 	}

@@ -323,7 +323,7 @@ func TestCallersHearSoonThatTheServerIsBack(t *testing.T) {
 	cfg.RetryTimeout = 0
 	r = newRig(t, cfg)
 	r.connect()
-	r.s.refuse(false, r.now)
+	r.s.refuse(r.s.current(), false, r.now)
 	r.after(retryMin)
 	for r.s.failures < 6 { // with nobody who waits
 		r.fail(r.own(Prove))

@@ -31,6 +31,7 @@ type version struct {
 	provenAt   Instant   // when the last one did; zero: that proof has lapsed
 	refusedAt  Instant   // when its last login was refused; zero: its last answer was another one
 	unclear    bool      // and that refusal may have had other reasons
+	gone       bool      // it was refused for certain while it was the latest
 	dead       bool      // its role won't come back
 	queryLies  bool      // a query said that its role is dead, and a login that it lives
 	warned     bool      // it has been said that it ends soon
@@ -179,7 +180,7 @@ func (s *State) refusedOld(v *version) {
 // usable reports whether a login with v may be made at all. One with a predecessor may
 // if that has worked, isn't dead, and will outlive the whole checkout of the
 // connection. In place the password before the last may still be the server's, until
-// the last one has been accepted.
+// the last one has been accepted, unless the server has already gone on from it.
 func (s *State) usable(v *version, now Now) bool {
 	end := v.loginEnd()
 	if end.Past(now) {
@@ -193,7 +194,7 @@ func (s *State) usable(v *version, now Now) bool {
 	}
 	switch s.cfg.Kind {
 	case InPlace:
-		return !s.cfg.NoFallback && v == s.versions[1] && !s.current().proven
+		return !s.cfg.NoFallback && v == s.versions[1] && !s.current().proven && !v.gone
 	case LoginTokens:
 		return true
 	default:
@@ -244,4 +245,10 @@ func (s *State) forget(now Now) {
 		s.fx.Forget = append(s.fx.Forget, v.id)
 		return true
 	})
+}
+
+// Usable reports whether a login with the version may be made at all now.
+func (s *State) Usable(id VersionID, now Now) bool {
+	i := slices.IndexFunc(s.versions, func(v *version) bool { return v.id == id })
+	return i >= 0 && s.usable(s.versions[i], now)
 }

@@ -91,8 +91,8 @@ var defects = []struct { //nolint:gochecknoglobals // a table
 	},
 	{
 		"the connector's own logins don't back off", "spares.go",
-		"at = max(at, s.retryAt)",
-		"if !planted(N) { at = max(at, s.retryAt) }",
+		"at = max(at, s.retry(p))",
+		"if !planted(N) { at = max(at, s.retry(p)) }",
 	},
 	{
 		"the source is read at each step", "reads.go",
