@@ -1,19 +1,19 @@
-// Config, New and the Connector: what database/sql asks for connections, and
-// where credential versions are kept.
+// Config, New and the Connector: what database/sql asks for connections.
 
 package sqlrotate
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
-	"slices"
 	"sync"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 // Config is what [New] builds a [Connector] from.
@@ -32,8 +32,11 @@ type Config struct {
 	// Probe is a query that says what "works" means, for logins that succeed with
 	// a role that can do nothing. It is run, and its rows discarded, after a login
 	// with a credential that has not proven itself yet, within LoginTimeout; if it
-	// fails, the credential counts as refused. The driver's connection must be a
-	// driver.QueryerContext. Empty means that a login is proof enough.
+	// fails, the credential counts as refused. It is also how the server is asked
+	// whether a role still lives. The driver's connection must be a
+	// driver.QueryerContext. Empty means that a login is proof enough, and that roles
+	// are asked after with the Opener's own query, if it has a method ProbeQuery()
+	// string, as [Postgres] has.
 	Probe string
 
 	// Bridge is how long after the first refusal, or after the credential's
@@ -50,12 +53,30 @@ type Config struct {
 	LoginTimeout time.Duration
 
 	// Drain is the time over which old connections are replaced after a rotation,
-	// one after the other. Zero means half the window's MaxLifetime and at
-	// most 10 s (with [InPlace], 10 s); negative means at once. A small pool is done
-	// sooner, and a window that is nearly over makes it hurry. Connections that are
-	// in use go when they come back, so a large pool of long transactions takes
-	// longer.
+	// one after the other. Zero means a third of the window's MaxLifetime and at most
+	// two minutes (with [InPlace] and [LoginTokens], a minute); negative means at once.
+	// A window that is nearly over makes it hurry, and so does an old role that turns
+	// out to be dead. Connections that are in use go when they come back.
 	Drain time.Duration
+
+	// ConnMaxLifetime is the longest that a connection may live, as
+	// sql.DB.SetConnMaxLifetime would have it: the connector takes that setting over.
+	// The window's MaxLifetime counts as well; the shorter of the two does. Connections
+	// that reach it are retired one by one, behind a replacement, and go when they are
+	// returned. Zero or negative means no limit but the window's.
+	ConnMaxLifetime time.Duration
+
+	// RoleCheck is for how long no login has succeeded, while a pool is in use, before
+	// the connector asks the server whether the role in use still lives: by a query on
+	// an idle connection of the pool, if there is one. Zero means 20 s; negative means
+	// that it isn't asked.
+	RoleCheck time.Duration
+
+	// NoFallback keeps a superseded password from being tried with [InPlace] while its
+	// successor is refused. Without it the immediate predecessor, if it has worked, is
+	// tried once for each attempt, because the file may be ahead of the server. Set it
+	// where the server locks accounts by counting refused passwords.
+	NoFallback bool
 
 	// NoSever leaves connections open whose credential has ended: at the end of
 	// the overlap, or at NotAfter. What is left then is a query that outran the
@@ -76,7 +97,9 @@ type Config struct {
 const (
 	defaultBridge       = 30 * time.Second
 	defaultLoginTimeout = 30 * time.Second
-	defaultDrain        = 10 * time.Second
+	defaultRoleCheck    = 20 * time.Second
+	maxDrainTime        = 2 * time.Minute
+	leisure             = time.Minute // the DrainTime of sessions that live on
 )
 
 func (cfg Config) bridge() time.Duration { return orDefault(cfg.Bridge, defaultBridge) }
@@ -84,67 +107,110 @@ func (cfg Config) loginTimeout() time.Duration {
 	return orDefault(cfg.LoginTimeout, defaultLoginTimeout)
 }
 
+// drain returns the time over which old connections are replaced, where the window
+// leaves a connection maxLifetime to live, or no limit, which is zero.
 func (cfg Config) drain(maxLifetime time.Duration) time.Duration {
-	def := defaultDrain
+	def := leisure
 	if maxLifetime > 0 {
-		def = min(def, maxLifetime/2)
+		def = min(maxLifetime/3, maxDrainTime)
 	}
 	return orDefault(cfg.Drain, def)
+}
+
+// rules is the configuration of the core.
+func (cfg Config) rules() (rotation.Config, error) {
+	maxLifetime, _, err := cfg.Window.lifetime()
+	if err != nil {
+		return rotation.Config{}, err
+	}
+	if err := plausible("Config.ConnMaxLifetime", cfg.ConnMaxLifetime); err != nil {
+		return rotation.Config{}, err
+	}
+	drain := cfg.drain(maxLifetime)
+	if own := max(cfg.ConnMaxLifetime, 0); own > 0 && (maxLifetime == 0 || own < maxLifetime) {
+		maxLifetime = own
+	}
+	_, notified := cfg.Source.(Notifier)
+	return rotation.Config{
+		Kind:         cfg.Window.kind,
+		Overlap:      cfg.Window.Overlap,
+		Lag:          cfg.Window.lag(),
+		MaxInUse:     cfg.Window.checkout(),
+		MaxLifetime:  maxLifetime,
+		DrainTime:    drain,
+		RetryTimeout: cfg.bridge(),
+		NoFallback:   cfg.NoFallback,
+		Notified:     notified,
+		AskAfter:     orDefault(cfg.RoleCheck, defaultRoleCheck),
+		AskByQuery:   cfg.probe() != "",
+		Seed:         rand.Uint64(),
+	}, nil
+}
+
+// probe is the query that asks whether a role lives: the application's, or else the
+// Opener's.
+func (cfg Config) probe() string {
+	if cfg.Probe != "" {
+		return cfg.Probe
+	}
+	if o, ok := cfg.Opener.(interface{ ProbeQuery() string }); ok {
+		return o.ProbeQuery()
+	}
+	return ""
 }
 
 // ErrClosed is returned by Connect after Close.
 var ErrClosed = errors.New("sqlrotate: connector is closed")
 
 // Connector is a [driver.Connector] whose connections log in with the latest
-// credential of a [Source]. It is meant for one *sql.DB: make it with [New], and the
-// pool with [OpenDB]. All methods are safe for concurrent use.
+// credential of a [Source]. Make it with [New], and a pool over it with [OpenDB]. All
+// methods are safe for concurrent use.
 type Connector struct {
-	cfg         Config
-	maxLifetime time.Duration // 0: no limit
-	drainTime   time.Duration
-	dial        Dial
-	sourceName  string // if it has one
-	log         *slog.Logger
-	trace       Trace
+	cfg        Config
+	dial       Dial
+	sourceName string // if it has one
+	log        *slog.Logger
+	trace      Trace
+	clock      rotation.Clock
+	lifetime   time.Duration // of the pools' connections while none is singled out
+	deadlines  *deadlines    // of the versions that have sessions
+	notices    notices
+
+	plain, refresh          sharedReader // of the source
+	reads, refreshes, pings foreign
 
 	ctx   context.Context //nolint:containedctx // the life of the connector, done when closed
 	close context.CancelFunc
-	wg    sync.WaitGroup
-	wake  chan struct{} // tells the keeper that something has changed
-
-	deadlines *deadlines // of the versions that have sessions
-
-	plain, refresh   sharedReader // of the source
-	reads, refreshes foreign
-	pings            foreign
+	wg    sync.WaitGroup // the connector's goroutines
+	wake  chan struct{}  // has the loop look again
 
 	// mu guards what follows. Nothing slow and nothing of others (source, driver,
 	// *sql.DB, callbacks, logger) is called under it.
 	mu       sync.Mutex
 	started  bool
 	closed   bool
-	dbs      []*sql.DB
-	versions []*version    // the current one, then its predecessors, newest first
-	number   uint64        // of the newest version
-	changes  uint64        // how often the current version or its end changed
-	changed  chan struct{} // closed and replaced when a waiting login should look again
-	sessions map[*session]struct{}
-	pool     []*session // those handed to the pool, oldest first
-	standbys []*session // logged in, and not yet handed to the pool
-	waiting  int        // logins that wait for a usable credential
+	rules    *rotation.State
+	turn     rotation.Instant // when the loop looks again
+	book     book
+	sessions map[rotation.SessionID]*session
+	pools    []*pool
+	poolID   rotation.PoolID // the last one given
+	waiting  int             // callers that wait
+	changed  chan struct{}   // closed and replaced when they should look again
 	source   sourceState
-	keeper   keeperState
-	counts   counts
+	ends     []rotation.VersionEnd // kept for its memory
+
+	probeOff      bool // the probe query is wrong
+	unmanagedTold bool // that no pool is managed
 }
 
 // sourceState is how the source has been doing.
 type sourceState struct {
-	read      time.Time // last successful read
-	err       error     // of the last read; nil if it succeeded
-	failing   time.Time // since when reads have failed
-	slow      time.Time // since when logins don't wait for it; zero: they do
-	restless  int       // reads in a row of which each found another login
-	restUntil time.Time // the connector's own reads come no sooner, for that
+	read    time.Time // last successful read
+	err     error     // of the last read; nil if it succeeded
+	failing time.Time // since when reads have failed
+	slow    time.Time // since when reads take longer than logins wait; zero: they don't
+	errors  uint64
 }
 
 // New returns a connector. It does no I/O: the source is first read for the first
@@ -152,7 +218,7 @@ type sourceState struct {
 // in which next to nothing is left for a connection to live.
 //
 // The connector starts to work in the background when the first connection is
-// asked for, or with [Connector.Manage]; [Connector.Close] ends that.
+// asked for, or with [OpenDB] or [Connector.Manage]; [Connector.Close] ends that.
 func New(cfg Config) (*Connector, error) {
 	switch {
 	case cfg.Source == nil:
@@ -160,19 +226,24 @@ func New(cfg Config) (*Connector, error) {
 	case cfg.Opener == nil:
 		return nil, errors.New("sqlrotate: Config.Opener is nil")
 	}
-	maxLifetime, short, err := cfg.Window.lifetime()
+	rules, err := cfg.rules()
 	if err != nil {
 		return nil, err
 	}
 	c := &Connector{
-		cfg:         cfg,
-		maxLifetime: maxLifetime,
-		drainTime:   cfg.drain(maxLifetime),
-		dial:        cfg.Dial,
-		log:         cfg.Logger,
-		wake:        make(chan struct{}, 1),
-		changed:     make(chan struct{}),
-		sessions:    make(map[*session]struct{}),
+		cfg:      cfg,
+		dial:     cfg.Dial,
+		log:      cfg.Logger,
+		clock:    rotation.NewClock(time.Now()),
+		wake:     make(chan struct{}, 1),
+		changed:  make(chan struct{}),
+		rules:    rotation.New(rules),
+		turn:     rotation.Never,
+		book:     book{tokens: rules.Kind == rotation.LoginTokens},
+		sessions: make(map[rotation.SessionID]*session),
+	}
+	if c.lifetime = c.rules.Lifetime(); c.lifetime == 0 {
+		c.lifetime = unlimited
 	}
 	if c.dial == nil {
 		c.dial = new(net.Dialer).DialContext
@@ -186,24 +257,16 @@ func New(cfg Config) (*Connector, error) {
 	if cfg.Trace != nil {
 		c.trace = *cfg.Trace
 	}
-	if short {
-		c.log.Warn("sqlrotate: the window leaves connections little time to live: they will log in again and again", "max_lifetime", maxLifetime)
+	if d, short, _ := cfg.Window.lifetime(); short {
+		c.log.Warn("sqlrotate: the window leaves connections little time to live: they will log in again and again", "max_lifetime", d)
 	}
 	c.ctx, c.close = context.WithCancel(context.Background())
-	c.deadlines = newDeadlines(c.expire)
+	c.deadlines = newDeadlines(c.expire, c.now)
 	c.plain.read, c.refresh.read = c.readSource, c.refreshSource
 	c.reads.name, c.reads.bound = "the source", readTimeout
 	c.refreshes.name, c.refreshes.bound = "the source's Refresh", readTimeout
 	c.pings.name, c.pings.bound = "the driver's Ping", 2*pingTimeout
 	return c, nil
-}
-
-// OpenDB returns a *sql.DB over c, with c managing its connections' lifetime:
-// sql.OpenDB and [Connector.Manage]. Closing the *sql.DB closes c.
-func OpenDB(c *Connector) *sql.DB {
-	db := sql.OpenDB(c)
-	c.Manage(db)
-	return db
 }
 
 // Connect implements [driver.Connector]. It reads the source, and returns a
@@ -218,24 +281,7 @@ func OpenDB(c *Connector) *sql.DB {
 // never given a credential. Other errors are the driver's own or those of a context,
 // but never driver.ErrBadConn, which database/sql would retry. Connect returns as
 // soon as ctx is done.
-func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
-	if err := c.start(); err != nil {
-		return nil, err
-	}
-	if err := c.read(ctx); err != nil {
-		return nil, err
-	}
-	for {
-		s, err := c.login(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if c.handOut(ctx, s) {
-			return s.conn, nil
-		}
-		// Its credential ended between the login and here.
-	}
-}
+func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) { return c.connect(ctx, 0) }
 
 // Driver implements [driver.Connector]. Its Open always fails: a connector has no
 // DSN.
@@ -247,26 +293,41 @@ func (noDriver) Open(string) (driver.Conn, error) {
 	return nil, errors.New("sqlrotate: connections are opened through the Connector, not by a DSN")
 }
 
-// Close ends everything the connector does in the background and waits for it.
-// Connections that are still open stay so until their *sql.DB closes them. It is
-// called by the *sql.DB's own Close (through a connector that wraps this one only if
-// that is an [io.Closer] and passes it on), and may be called more than once.
+// Close ends everything the connector does in the background, and waits for it for a
+// second at the most: what others have not given back by then is left behind.
+// Connections that are still open stay so until their *sql.DB closes them. Close is
+// called when the last pool over the connector is closed (a pool over a connector that
+// wraps this one calls it only if that is an [io.Closer] and passes it on), and may be
+// called more than once.
 func (c *Connector) Close() error {
 	c.mu.Lock()
+	first := !c.closed
 	c.closed = true
-	standbys := c.standbys
-	c.standbys = nil
+	if first {
+		c.stepLocked(rotation.Closed{})
+	}
 	c.mu.Unlock()
 	c.close()
 	c.deadlines.stop()
-	c.wg.Wait()
-	for _, s := range standbys {
-		c.discard(s)
+	done := make(chan struct{})
+	go func() {
+		c.wg.Wait()
+		close(done)
+	}()
+	patience := time.NewTimer(closePatience)
+	defer patience.Stop()
+	select {
+	case <-done:
+	case <-patience.C:
 	}
+	c.notices.flush(patience.C)
 	return nil
 }
 
-// start starts the keeper, once.
+// closePatience is how long Close waits for what others hold.
+const closePatience = time.Second
+
+// start starts the loop, once.
 func (c *Connector) start() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -275,127 +336,10 @@ func (c *Connector) start() error {
 	}
 	if !c.started {
 		c.started = true
-		c.wg.Go(c.keep)
+		c.wg.Go(c.loop)
+		if n, ok := c.cfg.Source.(Notifier); ok {
+			go c.watch(n) // Changed may hang
+		}
 	}
 	return nil
 }
-
-// observe makes cred the current version if it isn't. It reports false, and does nothing,
-// if the current version changed since changes was read and cred may be older: it is
-// another one, or has an earlier end.
-func (c *Connector) observe(cred Credential, changes uint64) bool {
-	now := time.Now()
-	c.mu.Lock()
-	current := c.currentLocked()
-	same := current != nil && current.cred.SameLogin(cred)
-	if current != nil && c.changes != changes && (!same || mayBeOlder(cred.NotAfter, current.notAfter)) {
-		c.mu.Unlock()
-		return false
-	}
-	healed := c.source.err != nil || !c.source.slow.IsZero()
-	c.source.read = now
-	c.source.err, c.source.failing, c.source.slow = nil, time.Time{}, time.Time{}
-	c.restlessLocked(current != nil && !same, now)
-	if same {
-		if !current.notAfter.Equal(cred.NotAfter) {
-			current.notAfter, current.renewed = cred.NotAfter, now
-			current.warned = current.warned && past(c.alarm(current), now) // said once, if it still ends soon
-			c.changes++
-			c.armLocked(current)
-			c.broadcastLocked()
-		}
-		c.mu.Unlock()
-		if healed {
-			c.log.Info("sqlrotate: the source is readable again", "version", current.label())
-		}
-		return true
-	}
-	v, overtaken := c.rotateLocked(cred, now)
-	info, unmanaged := c.infoLocked(v), len(c.dbs) == 0 && c.counts.rotations == 1
-	c.mu.Unlock()
-	if current == nil {
-		return true
-	}
-
-	c.log.Info("sqlrotate: new credential", "version", v.label(), "user", cred.Username)
-	if overtaken {
-		c.log.Warn("sqlrotate: rotations outrun the overlap window: connections of more than two credential versions are open", "version", v.label())
-	}
-	if unmanaged {
-		c.log.Warn("sqlrotate: no *sql.DB is managed, so old connections can't be retired, only closed when their credential ends: open the pool with sqlrotate.OpenDB or call Manage")
-	}
-	c.trace.rotated(info)
-	return true
-}
-
-// mayBeOlder reports whether a credential's end may have been read before another end
-// of the same: leases are renewed to end later. Zero, for none, may be either.
-func mayBeOlder(end, other time.Time) bool {
-	return end.Before(other) || other.IsZero() != end.IsZero()
-}
-
-// rotateLocked makes cred the current version: a new one, or one that has come
-// back. It reports whether versions before the last one still have connections.
-func (c *Connector) rotateLocked(cred Credential, now time.Time) (v *version, overtaken bool) {
-	if i := slices.IndexFunc(c.versions, func(v *version) bool { return v.cred.SameLogin(cred) }); i >= 0 {
-		v = c.versions[i]
-		v.superseded, v.end, v.dead = time.Time{}, time.Time{}, false
-		v.gate.refusals = 0
-		c.versions = slices.Delete(c.versions, i, i+1)
-	} else {
-		c.number++
-		v = &version{number: c.number, cred: cred, seen: now}
-	}
-	v.notAfter, v.renewed, v.warned = cred.NotAfter, now, false
-	c.armLocked(v)
-	if len(c.versions) > 0 {
-		last := c.versions[0]
-		last.superseded, last.end = now, c.cfg.Window.end(now)
-		c.armLocked(last)
-		last.dead = last.gate.refusals > 0 && last.cred.Username != cred.Username
-		c.counts.rotations++
-	}
-	c.versions = slices.Insert(c.versions, 0, v)
-	c.versions = prune(c.versions, now)
-	overtaken = slices.ContainsFunc(c.versions[min(2, len(c.versions)):], func(v *version) bool { return v.open > 0 })
-	c.changes++
-	c.keeper.drain, c.keeper.peak = drainState{}, 0
-	c.keeper.checkAt, c.keeper.checkWait = now, checkMin
-	c.keeper.retryAt = time.Time{}
-	c.broadcastLocked()
-	return v, overtaken
-}
-
-// maxVersions bounds how many superseded versions without connections are
-// remembered, should somebody rotate many times a second.
-const maxVersions = 16
-
-// prune drops superseded versions that can neither be fallen back to nor have
-// connections.
-func prune(versions []*version, now time.Time) []*version {
-	idle := 0
-	return slices.DeleteFunc(versions, func(v *version) bool {
-		if v.superseded.IsZero() || v.open > 0 || v.gate.inflight > 0 {
-			return false
-		}
-		idle++
-		return v.end.IsZero() || v.ended(now) || idle > maxVersions
-	})
-}
-
-func (c *Connector) currentLocked() *version {
-	if len(c.versions) == 0 {
-		return nil
-	}
-	return c.versions[0]
-}
-
-// broadcastLocked has waiting logins and the keeper look again.
-func (c *Connector) broadcastLocked() {
-	close(c.changed)
-	c.changed = make(chan struct{})
-	c.poke()
-}
-
-// poke has the keeper look again.
-func (c *Connector) poke() { poke(c.wake) }

@@ -6,6 +6,8 @@ package sqlrotate
 import (
 	"sync"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 // wallClock is how often an end is held against the wall clock: timers stand still while
@@ -16,29 +18,33 @@ const wallClock = time.Second
 // wall clock. Each version has a timer of its own, and over is called in that timer's
 // goroutine, so that none waits for another. All methods are safe for concurrent use.
 type deadlines struct {
-	over func(version uint64, now time.Time)
-	now  func() time.Time // time.Now, but in tests
+	over func(rotation.VersionID)
+	now  func() rotation.Now
 
 	mu      sync.Mutex // guards what follows; over is not called under it
-	armed   map[uint64]*deadline
+	armed   map[rotation.VersionID]*deadline
 	stopped bool
 }
 
 type deadline struct {
-	end   time.Time
+	end   rotation.End
 	timer *time.Timer
 }
 
-func newDeadlines(over func(version uint64, now time.Time)) *deadlines {
-	return &deadlines{over: over, now: time.Now, armed: map[uint64]*deadline{}}
+func newDeadlines(over func(rotation.VersionID), now func() rotation.Now) *deadlines {
+	return &deadlines{over: over, now: now, armed: map[rotation.VersionID]*deadline{}}
 }
 
 // arm sets the end of a version, in place of the one that it had: over is called once,
-// when that has come. The zero time means that there is none.
-func (d *deadlines) arm(version uint64, end time.Time) {
+// when that has come. The zero End means that there is none.
+func (d *deadlines) arm(version rotation.VersionID, end rotation.End) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if old := d.armed[version]; old != nil {
+	old := d.armed[version]
+	if old != nil {
+		if old.end == end {
+			return
+		}
 		old.timer.Stop()
 		delete(d.armed, version)
 	}
@@ -61,71 +67,57 @@ func (d *deadlines) stop() {
 	clear(d.armed)
 }
 
-// look calls over if the end has come, and else looks again.
-func (d *deadlines) look(version uint64, n *deadline) {
+// look calls over if the end has come, and else looks again. A version whose end has
+// come stays armed, so that it isn't cut off twice, until it gets another one.
+func (d *deadlines) look(version rotation.VersionID, n *deadline) {
 	now := d.now()
 	d.mu.Lock()
 	if d.armed[version] != n {
 		d.mu.Unlock()
 		return // armed anew while the timer fired
 	}
-	if !past(n.end, now) {
+	over := n.end.Past(now)
+	if !over {
 		n.timer.Reset(n.pause(now))
-		d.mu.Unlock()
-		return
 	}
-	delete(d.armed, version)
 	d.mu.Unlock()
-	d.over(version, now)
+	if over {
+		d.over(version)
+	}
 }
 
 // pause returns how long to wait before the end is looked at.
-func (n *deadline) pause(now time.Time) time.Duration { return min(n.end.Sub(now), wallClock) }
+func (n *deadline) pause(now rotation.Now) time.Duration {
+	return min(n.end.Instant(now).Sub(now.Mono), wallClock)
+}
 
-// armLocked has what is open with v closed when v ends. It is called whenever that may
-// have changed.
-func (c *Connector) armLocked(v *version) {
-	var end time.Time
-	if v.open > 0 || v.gate.inflight > 0 {
-		end = v.deadline()
+// endLocked returns when a version ends, for people.
+func (c *Connector) endLocked(version rotation.VersionID) time.Time {
+	c.ends = c.rules.AppendEnds(c.ends[:0])
+	for _, e := range c.ends {
+		if e.Version == version {
+			return e.End.Wall
+		}
 	}
-	c.deadlines.arm(v.number, end)
+	return time.Time{}
 }
 
 // expire cuts off what is open with a version that has ended: each session in a
 // goroutine of its own, because closing one may take as long as it likes.
-func (c *Connector) expire(number uint64, now time.Time) {
+func (c *Connector) expire(version rotation.VersionID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return
 	}
-	for s := range c.sessions {
-		if s.version.number != number || s.severed || !s.version.ended(now) {
+	v := c.book.get(version)
+	for id, s := range c.sessions {
+		if s.version.id != version || s.expired.Load() != nil || c.cfg.NoSever && c.rules.Session(id).State.InPool() {
 			continue
 		}
-		s.severed = true
-		reason := &OutlivedError{Username: s.version.cred.Username, Version: s.version.label(), Ended: s.version.deadline()}
-		if s.born.IsZero() {
-			c.wg.Go(func() { s.expire(reason); s.abort() }) // a login under way, or a standby: nobody has it
-			continue
-		}
-		c.counts.overran++
-		info, age := c.infoLocked(s.version), now.Sub(s.born)
-		c.wg.Go(func() { c.cut(s, reason, info, age) })
+		reason := &OutlivedError{Username: v.cred.Username, Version: v.label(), Ended: c.endLocked(version)}
+		s.expired.Store(reason) // from now on, whatever closing it takes
+		c.wg.Go(func() { s.expire(reason); s.abort() })
 	}
-	c.poke()
-}
-
-// cut closes a session that outlives its credential, and tells of it; with
-// Config.NoSever it only tells.
-func (c *Connector) cut(s *session, reason *OutlivedError, info VersionStats, age time.Duration) {
-	msg := "sqlrotate: a connection outlives its credential"
-	if !c.cfg.NoSever {
-		s.expire(reason)
-		s.abort()
-		msg = "sqlrotate: closing a connection that outlives its credential"
-	}
-	c.log.Warn(msg, "version", s.version.label(), "age", age)
-	c.trace.overran(info, age)
+	c.stepLocked(rotation.Tick{})
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 // lease gives v1's credential an end.
@@ -195,10 +197,14 @@ func TestDeadlineByTheWallClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var slept atomic.Int64
 		var over atomic.Int64
-		d := newDeadlines(func(uint64, time.Time) { over.Add(1) })
-		d.now = func() time.Time { return time.Now().Round(0).Add(time.Duration(slept.Load())) }
+		clock := rotation.NewClock(time.Now())
+		d := newDeadlines(func(rotation.VersionID) { over.Add(1) }, func() rotation.Now {
+			now := clock.Now(time.Now())
+			now.Wall = now.Wall.Add(time.Duration(slept.Load()))
+			return now
+		})
 		defer d.stop()
-		d.arm(1, time.Now().Round(0).Add(time.Hour))
+		d.arm(1, rotation.End{Wall: time.Now().Add(time.Hour), Mono: rotation.Instant(time.Hour)})
 		time.Sleep(time.Minute)
 		slept.Store(int64(time.Hour))
 		if n := over.Load(); n != 0 {
@@ -215,21 +221,25 @@ func TestDeadlineByTheWallClock(t *testing.T) {
 // What is armed anew, disarmed or stopped does not come to its former end.
 func TestDeadlineThatIsArmedAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var over []uint64
-		d := newDeadlines(func(version uint64, _ time.Time) { over = append(over, version) })
-		now := time.Now()
-		d.arm(1, now.Add(time.Minute))
-		d.arm(2, now.Add(time.Minute))
-		d.arm(3, now.Add(time.Minute))
-		d.arm(2, time.Time{})
-		d.arm(3, now.Add(2*time.Minute))
+		var over []rotation.VersionID
+		start := time.Now()
+		clock := rotation.NewClock(start)
+		d := newDeadlines(func(version rotation.VersionID) { over = append(over, version) }, func() rotation.Now { return clock.Now(time.Now()) })
+		after := func(d time.Duration) rotation.End {
+			return rotation.End{Wall: start.Add(d), Mono: clock.Now(start.Add(d)).Mono}
+		}
+		d.arm(1, after(time.Minute))
+		d.arm(2, after(time.Minute))
+		d.arm(3, after(time.Minute))
+		d.arm(2, rotation.End{})
+		d.arm(3, after(2*time.Minute))
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if len(over) != 1 || over[0] != 1 {
 			t.Errorf("after a minute %v are over, want 1", over)
 		}
 		d.stop()
-		d.arm(4, now)
+		d.arm(4, after(time.Minute))
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if len(over) != 1 {

@@ -325,6 +325,7 @@ func newRig(t *testing.T, adjust func(*Config)) *rig {
 		Source: r.source,
 		Opener: r.server,
 		Window: Window{Overlap: 10 * time.Minute, Lag: time.Minute, Checkout: time.Minute},
+		Drain:  10 * time.Second,
 		Dial:   r.server.dial,
 		Logger: slog.New(slog.DiscardHandler),
 	}

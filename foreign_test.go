@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,9 +43,10 @@ func TestForeignCallThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &foreign{name: "the thing", bound: time.Second}
 		release := make(chan struct{})
-		called, late := 0, make(chan int, 100)
+		var called atomic.Int64
+		late := make(chan int, 100)
 		hang := func(context.Context) (int, error) {
-			called++
+			called.Add(1)
 			<-release
 			return 7, nil
 		}
@@ -67,8 +69,8 @@ func TestForeignCallThatHangs(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
-		if err := attempt(); err == nil || !strings.Contains(err.Error(), "the thing hangs") || called != maxHung {
-			t.Errorf("after %d calls: %v", called, err)
+		if err := attempt(); err == nil || !strings.Contains(err.Error(), "the thing hangs") || called.Load() != maxHung {
+			t.Errorf("after %d calls: %v", called.Load(), err)
 		}
 		close(release)
 		synctest.Wait()

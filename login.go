@@ -1,5 +1,5 @@
-// Logging in, and what happens when the server says no: which version to try,
-// who tries it, how long the others wait.
+// One login and its waits: what a caller goes through until it has a session, and
+// what comes of a login.
 
 package sqlrotate
 
@@ -9,13 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"time"
-)
 
-// sourcePoll is how often the source is read while logins wait for it to change.
-const sourcePoll = 250 * time.Millisecond
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
 
 // RefusedError says that no login was possible because the server refuses the
 // latest credential, and no other one may be used. It wraps the driver's error of
@@ -95,75 +93,86 @@ func (e *OutlivedError) Error() string {
 // Unwrap returns net.ErrClosed.
 func (e *OutlivedError) Unwrap() error { return net.ErrClosed }
 
-// login returns a standby, or logs in with the first usable version, and waits for one
-// of these within ctx and Config.Bridge.
-func (c *Connector) login(ctx context.Context) (*session, error) {
-	var (
-		start    = time.Now()
-		awaited  *version // what comes of it is waited for
-		failures int      // of its logins, when the wait began
-	)
-	for {
-		if s := c.takeStandby(ctx); s != nil {
-			return s, nil
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		c.mu.Lock()
-		now := time.Now()
-		v, wait := c.chooseLocked(now)
-		if wait == 0 {
-			c.mu.Unlock()
-			s, err := c.open(ctx, v, false)
-			var refused *refusal
-			switch {
-			case err == nil:
-				return s, nil
-			case !errors.As(err, &refused):
-				return nil, err
+// connect is Connect for a caller from one of the pools.
+func (c *Connector) connect(ctx context.Context, pool rotation.PoolID) (driver.Conn, error) {
+	if ctx.Value(borrowing{}) != nil {
+		return nil, errNoneIdle
+	}
+	if err := c.start(); err != nil {
+		return nil, err
+	}
+	if err := c.read(ctx); err != nil {
+		return nil, err
+	}
+	waited := false
+	for start := time.Now(); ; {
+		v, changed := c.choose(pool, waited)
+		var (
+			s   *session
+			err error
+		)
+		waited = v.Kind == rotation.Wait
+		switch v.Kind {
+		case rotation.Take:
+			s = c.fit(ctx, v)
+		case rotation.LogIn:
+			if s, err = c.open(ctx, v.Session, v.Version, false); err != nil {
+				err = c.afterwards(ctx, err)
 			}
-			if err := c.reread(ctx, v.cred); err != nil {
-				return nil, err
+		case rotation.Wait:
+			if err = c.await(ctx, changed, v.Until); err != nil {
+				c.leave()
+				err = c.unusable(v, start, err)
 			}
-			continue
+		default:
+			err = c.unusable(v, start, nil)
 		}
-
-		current := c.currentLocked()
-		if awaited == v && v.gate.failures > failures {
-			err := v.gate.failure
-			c.mu.Unlock()
-			return nil, err
+		if err == nil && s == nil && v.Kind == rotation.Take {
+			err = ctx.Err()
 		}
-		awaited, failures = v, v.gate.failures
-		if until := c.waitUntilLocked(v, now); !until.IsZero() {
-			wait = min(wait, until.Sub(now))
-			if wait <= 0 {
-				err := c.unusableLocked(current, start, now, nil)
-				c.mu.Unlock()
-				return nil, err
-			}
-		}
-		changed := c.changed
-		c.waiting++
-		c.mu.Unlock()
-		c.poke()
-		err := c.await(ctx, changed, wait)
-		c.mu.Lock()
-		c.waiting--
-		if err != nil {
-			err = c.unusableLocked(current, start, time.Now(), err)
-		}
-		c.mu.Unlock()
 		if err != nil {
 			return nil, err
+		}
+		if s != nil && c.handOut(ctx, s, pool) {
+			return s.conn, nil
 		}
 	}
 }
 
-// await waits for a change, at most for d.
-func (c *Connector) await(ctx context.Context, changed <-chan struct{}, d time.Duration) error {
-	t := time.NewTimer(d)
+// choose asks the rules what a caller is to do, and returns what is closed when one that
+// is to wait should ask again. One that has waited is counted as waiting until it has
+// its answer, or what it waited for would be given up as unneeded.
+func (c *Connector) choose(pool rotation.PoolID, waited bool) (rotation.Verdict, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.rules.Choose(pool, c.now())
+	waiting := c.waiting
+	if waited {
+		waiting--
+	}
+	if v.Kind == rotation.Wait {
+		waiting++
+	}
+	if waiting == c.waiting {
+		c.stepLocked(rotation.Tick{})
+		return v, c.changed
+	}
+	c.waiting = waiting
+	c.stepLocked(rotation.Waiting{N: waiting})
+	return v, c.changed
+}
+
+// leave notes that a caller waits no more.
+func (c *Connector) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting--
+	c.stepLocked(rotation.Waiting{N: c.waiting})
+}
+
+// await waits for a change, at most until the given instant.
+func (c *Connector) await(ctx context.Context, changed <-chan struct{}, until rotation.Instant) error {
+	t := time.NewTimer(until.Sub(c.now().Mono))
 	defer t.Stop()
 	select {
 	case <-changed:
@@ -177,190 +186,207 @@ func (c *Connector) await(ctx context.Context, changed <-chan struct{}, d time.D
 	}
 }
 
-// chooseLocked returns the version that the next login goes out with: let through its
-// gate, if wait is zero, and else the one to wait for, for so long at the most. That is
-// the current version; while it is refused, the newest of its predecessors that has
-// worked and is still inside its overlap. Whether the current one is accepted by now is
-// then the keeper's to find out, and costs no caller a login.
-func (c *Connector) chooseLocked(now time.Time) (v *version, wait time.Duration) {
-	wait = math.MaxInt64
-	current, managed := c.currentLocked(), len(c.dbs) > 0
-	for _, v := range c.versions {
-		switch {
-		case !c.usable(v, now):
-			continue
-		case v != current || !managed:
-		case v.gate.refusals > 0:
-			continue // it comes last
-		case v.gate.deserted():
-			return v, wait // the keeper logs in
-		}
-		ok, w := v.gate.admit(now)
-		if ok {
-			return v, 0
-		}
-		wait = min(wait, w)
-		if v.gate.refusals == 0 {
-			return v, wait // a login with it is on its way
-		}
+// afterwards says what becomes of a caller whose login has failed: nil, if it is to
+// choose again.
+func (c *Connector) afterwards(ctx context.Context, err error) error {
+	var refused *refusal
+	if errors.As(err, &refused) {
+		return c.reread(ctx, refused.cred)
 	}
-	if managed && current.gate.refusals > 0 && !current.gate.deserted() && c.usable(current, now) {
-		ok, w := current.gate.admit(now)
-		if ok {
-			return current, 0
-		}
-		wait = min(wait, w)
+	if !anySQLState(err, serverFull) {
+		return err
 	}
-	return current, wait
+	c.mu.Lock()
+	until, wait := c.rules.Full(c.now())
+	changed := c.changed
+	c.mu.Unlock()
+	if !wait {
+		return err
+	}
+	return c.await(ctx, changed, until)
 }
 
-// usable reports whether v may be logged in with at all.
-func (c *Connector) usable(v *version, now time.Time) bool {
-	if v.superseded.IsZero() {
-		return !v.ended(now)
-	}
-	return !c.cfg.Window.inPlace && v.gate.proven && !v.dead && !v.ended(now)
-}
+// serverFull reports whether a login failed because the server or the role has no
+// connection left, or because a pooler has none.
+// See https://www.postgresql.org/docs/current/errcodes-appendix.html.
+func serverFull(state string) bool { return state == "53300" }
 
-// waitUntilLocked returns until when logins wait for v, or zero if a login with it is
-// on its way.
-func (c *Connector) waitUntilLocked(v *version, now time.Time) time.Time {
+// unusable makes the error for a caller that has found no usable version. cause, if
+// any, is what ended its wait.
+func (c *Connector) unusable(verdict rotation.Verdict, start time.Time, cause error) error {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen := c.rules.Snapshot(c.now())
+	v := c.book.get(c.rules.Current())
 	switch {
-	case v.gate.refusals > 0:
-		return v.gate.refusedAt.Add(c.cfg.bridge())
-	case v.ended(now):
-		return v.deadline().Add(c.cfg.bridge())
-	}
-	return time.Time{}
-}
-
-// unusableLocked makes the error for a login that has found no usable version.
-// cause, if any, is what ended its wait.
-func (c *Connector) unusableLocked(v *version, start, now time.Time, cause error) error {
-	switch {
-	case v.gate.refusals > 0:
-		e := &RefusedError{
-			Username: v.cred.Username,
-			Version:  v.label(),
-			Source:   c.sourceName,
-			Age:      now.Sub(v.seen),
-			Refused:  now.Sub(v.gate.refusedAt),
-			Waited:   now.Sub(start),
-			errs:     []error{v.gate.refusal},
-		}
-		// Of several hosts' errors, one that is about the credential.
-		anySQLState(v.gate.refusal, func(state string) bool {
-			refused := credentialRefused(state)
-			if e.SQLState == "" || refused {
-				e.SQLState = state
-			}
-			return refused
-		})
-		if cause != nil {
-			e.errs = append(e.errs, cause)
-		}
-		return e
-	case v.ended(now):
+	case verdict.Kind == rotation.FailClosed || errors.Is(cause, ErrClosed):
+		return ErrClosed
+	case v == nil:
+		return fmt.Errorf("sqlrotate: there is no credential yet: %w", c.source.err)
+	case seen.Refusing:
+		since := seen.RefusedSince
+		return c.refusedError(v, now.Sub(start), c.now().Mono.Sub(since), cause)
+	case verdict.Kind == rotation.FailExpired || verdict.Cause == rotation.ForNewer:
 		if cause == nil {
 			cause = c.source.err
 		}
 		return &ExpiredError{
 			Username: v.cred.Username, Version: v.label(), Source: c.sourceName,
-			Ended: v.deadline(), Waited: now.Sub(start), err: cause,
+			Ended: seen.Versions[0].End.Wall, Waited: now.Sub(start), err: cause,
 		}
+	case v.failure != nil && !errors.Is(cause, v.failure):
+		return fmt.Errorf("%w, while another login failed: %v", cause, v.failure) //nolint:errorlint // not this caller's
 	}
 	return cause
 }
 
-// refusal marks an error of open as a refused credential.
-type refusal struct{ err error }
+// refusedError makes the error of callers while v is refused.
+func (c *Connector) refusedError(v *version, waited, refused time.Duration, cause error) error {
+	e := &RefusedError{
+		Username: v.cred.Username, Version: v.label(), Source: c.sourceName,
+		Age: time.Since(v.seen), Refused: refused, Waited: waited, errs: []error{v.refusal},
+	}
+	// Of several hosts' errors, one that is about the credential.
+	anySQLState(v.refusal, func(state string) bool {
+		refused := credentialRefused(state)
+		if e.SQLState == "" || refused {
+			e.SQLState = state
+		}
+		return refused
+	})
+	if cause != nil {
+		e.errs = append(e.errs, cause)
+	}
+	return e
+}
+
+// refusal marks an error of open as a refused credential, or as one that ended
+// meanwhile: another one may do.
+type refusal struct {
+	err  error
+	cred Credential
+}
 
 func (r *refusal) Error() string { return r.err.Error() }
 func (r *refusal) Unwrap() error { return r.err }
 
-// open logs in with v, which has been let through its gate, and tells the gate
-// what came of it. The session becomes a standby if that is asked for and there is room
-// for it. The error is a *refusal if the credential was refused.
-func (c *Connector) open(ctx context.Context, v *version, standby bool) (*session, error) {
-	s := &session{version: v, dialer: c.dial, ended: c.sessionEnded}
-	began := time.Now()
+// open logs in as session id with version v and tells the rules what came of it. ask
+// says that the probe query is run whether or not v has proven itself.
+func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rotation.VersionID, ask bool) (*session, error) {
+	s := &session{id: id, dialer: c.dial, ended: c.sessionEnded}
 	c.mu.Lock()
-	c.sessions[s] = struct{}{}
-	cred, proven := v.cred, v.gate.proven
-	cred.NotAfter = v.notAfter
-	c.armLocked(v) // it may end meanwhile
+	s.version = c.book.get(number)
+	c.sessions[id] = s
+	cred := s.version.cred
+	query := ""
+	switch {
+	case ask && !c.probeOff:
+		query = c.cfg.probe()
+	case !c.infoLocked(number, c.now()).Proven:
+		query = c.cfg.Probe
+	}
 	c.mu.Unlock()
 
 	lctx, cancel := c.loginContext(ctx)
 	err := s.login(lctx, c.cfg.Opener, cred)
-	probed := err == nil && !proven && c.cfg.Probe != ""
+	probed := err == nil && query != ""
 	if probed {
-		err = s.probe(lctx, c.cfg.Probe)
+		err = s.probe(lctx, query)
 	}
 	cancel()
-	rejected := err != nil && c.cfg.Opener.Rejected(err)
+	var ev rotation.Event
+	switch refused, ambiguous := c.judge(err, probed); {
+	case err == nil:
+	case over(ctx) || c.ctx.Err() != nil || s.expired.Load() != nil:
+		ev = rotation.LoginAbandoned{Session: id}
+	case refused:
+		ev = rotation.LoginRefused{Session: id, Ambiguous: ambiguous}
+	default:
+		ev = rotation.LoginFailed{Session: id}
+	}
 	if errors.Is(err, driver.ErrBadConn) {
 		err = fmt.Errorf("sqlrotate: the connection broke during the login: %v", err) //nolint:errorlint // database/sql would retry it
 	}
+	return s, c.opened(s, ev, err)
+}
 
-	now := time.Now()
-	c.mu.Lock()
-	first, lost := !v.gate.proven, v.gate.refusals > 0
-	if _, ok := c.sessions[s]; !ok && err == nil {
-		err = fmt.Errorf("sqlrotate: the connection broke during the login: %w", net.ErrClosed)
-	}
-	var refused bool
+// judge says what a login's error means. A code of the probe query is a refusal as well;
+// but a server that lets a role in and says 08P01 says no for any reason.
+func (c *Connector) judge(err error, probed bool) (refused, ambiguous bool) {
 	switch {
 	case err == nil:
-		v.gate.succeeded(now, began)
-		v.open++
-		s.ready = now
-		c.counts.logins++
-		if standby {
-			c.keepStandbyLocked(s) // before those who wait for it look again
-		}
-	case over(ctx) || c.ctx.Err() != nil:
-		v.gate.cancelled(now)
-	case s.severed:
-		v.gate.cancelled(now)
-		refused = true // its credential ended meanwhile: let the caller try another one
-	case probed && !broken(err), rejected:
-		refused = true
-		v.gate.refused(now, began, err)
-		c.counts.refused++
-		v.dead = !v.superseded.IsZero() && v.cred.Username != c.versions[0].cred.Username
-	default:
-		v.gate.failed(err)
-		c.counts.failed++
+		return false, false
+	case probed:
+		return !broken(err), false
+	case !c.cfg.Opener.Rejected(err):
+		return false, false
 	}
-	if err != nil {
-		delete(c.sessions, s)
-		c.armLocked(v)
-	}
-	gone := err != nil && s.conn != nil
-	accepted := err == nil && (first || lost && v.gate.refusals == 0)
-	info := c.infoLocked(v)
-	c.broadcastLocked()
-	c.mu.Unlock()
+	return true, anySQLState(err, protocolViolation) && !anySQLState(err, credentialRefused)
+}
 
-	if gone {
-		s.closeConn()
+// protocolViolation is what poolers such as PgBouncer say for a wrong password, a
+// server that is down and a database that doesn't exist.
+func protocolViolation(state string) bool { return state == "08P01" }
+
+// opened notes what came of a login. ev is nil if it succeeded.
+func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
+	blind := err == nil && s.blind()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil && s.over {
+		err = fmt.Errorf("sqlrotate: the connection broke during the login: %w", net.ErrClosed)
+		ev = rotation.LoginFailed{Session: s.id}
 	}
+	if err == nil {
+		s.version.failure = nil
+		c.stepLocked(rotation.LoginSucceeded{Session: s.id, Untracked: blind})
+		return nil
+	}
+	delete(c.sessions, s.id)
+	if s.conn != nil {
+		go s.closeConn()
+	}
+	var refused bool
+	switch ev.(type) {
+	case rotation.LoginRefused:
+		refused, s.version.refusal = true, err
+		info := c.infoLocked(s.version.id, c.now())
+		c.notices.add(func() { c.trace.refused(info, err) })
+	case rotation.LoginFailed:
+		s.version.failure = err
+	case rotation.LoginAbandoned:
+		refused = s.expired.Load() != nil // let the caller try another one
+	}
+	c.stepLocked(ev)
 	switch {
-	case accepted:
-		c.log.Info("sqlrotate: the credential is accepted", "version", v.label(), "user", v.cred.Username)
-		c.trace.proven(info)
-	case refused && !lost && !s.severed:
-		c.log.Warn("sqlrotate: the server refuses the credential", "version", v.label(), "user", v.cred.Username, "err", err)
+	case refused:
+		return &refusal{err, s.version.cred}
+	case c.closed:
+		return ErrClosed
 	}
-	if refused {
-		c.trace.refused(info, err)
-		return nil, &refusal{err}
+	return err
+}
+
+// logIn carries out a login of the connector's own.
+func (c *Connector) logIn(l rotation.Login) {
+	c.mu.Lock()
+	settled := !c.rules.Snapshot(c.now()).Unsettled // else its reads are rationed
+	c.mu.Unlock()
+	if l.Purpose != rotation.AskOld && settled {
+		ctx, cancel := c.loginContext(c.ctx)
+		_ = c.read(ctx) // what comes of it is noted where it belongs
+		cancel()
 	}
-	if err != nil && c.ctx.Err() != nil {
-		return nil, ErrClosed
+	c.mu.Lock()
+	number := c.rules.Bind(l.Session, c.now())
+	c.stepLocked(rotation.Tick{})
+	c.mu.Unlock()
+	if number == 0 {
+		return
 	}
-	return s, err
+	asking := l.Purpose == rotation.AskOld || l.Purpose == rotation.AskCurrent
+	_, _ = c.open(c.ctx, l.Session, number, asking) // likewise
 }
 
 // loginContext bounds a login by ctx, by Config.LoginTimeout and by Close.
@@ -419,58 +445,94 @@ func runQuery(ctx context.Context, conn driver.Conn, query string) error {
 	}
 }
 
-// spacing is the least time between two connections given to the pool. It makes
-// them distinct by age, which is how the drain singles one out. A burst that is
-// slowed down by it logs in faster than a PostgreSQL server forks.
-const spacing = 500 * time.Microsecond
-
 // handOut gives a session to the pool. It reports false if the session is over, or
 // its credential has ended.
-func (c *Connector) handOut(ctx context.Context, s *session) bool {
-	now := time.Now()
+func (c *Connector) handOut(ctx context.Context, s *session, id rotation.PoolID) bool {
 	c.mu.Lock()
-	_, open := c.sessions[s]
-	ended := s.version.ended(now)
-	if open && !ended {
-		s.born = now
-		if n := len(c.pool); n > 0 && now.Sub(c.pool[n-1].born) < spacing {
-			s.born = c.pool[n-1].born.Add(spacing)
-		}
-		if s.blind() {
-			c.replaceBlindLocked(s)
-		}
-		c.pool = append(c.pool, s)
-		c.keeper.owed = max(0, c.keeper.owed-1)
+	now := c.now()
+	ok := c.rules.HandOut(s.id, now)
+	var wait time.Duration
+	s.handed = ok
+	if p := c.poolLocked(id); ok && p != nil {
+		wait = p.line.HandedOut(s.id, now.Mono)
+		s.pool = p
 	}
+	c.stepLocked(rotation.Tick{})
 	c.mu.Unlock()
-	c.poke()
-	if !open || ended {
-		c.discard(s)
-		return false
-	}
-	if d := s.born.Sub(now); d > 0 {
-		t := time.NewTimer(d)
+	if wait > 0 {
+		t := time.NewTimer(wait)
 		defer t.Stop()
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 		}
 	}
-	return true
+	return ok
 }
 
-// replaceBlindLocked drops the record of the last connection of the same version
-// whose end can't be seen: of those only the youngest counts.
-func (c *Connector) replaceBlindLocked(s *session) {
-	for old := range c.sessions {
-		if old != s && old.version == s.version && !old.born.IsZero() && old.blind() {
-			c.removeLocked(old)
-			return
-		}
+// fit returns the spare that v names if it is fit for use, and else closes it.
+func (c *Connector) fit(ctx context.Context, v rotation.Verdict) *session {
+	c.mu.Lock()
+	s := c.sessions[v.Session]
+	c.mu.Unlock()
+	if s == nil {
+		return nil
 	}
+	switch found := s.peek(); {
+	case found == peekOver:
+		c.discard(s)
+		return nil
+	case found == peekQuiet && !v.Check:
+		return s
+	case found == peekUnknown && !v.Check:
+		return s
+	}
+	return c.askSpare(ctx, s)
 }
 
-// discard closes a session that the pool doesn't have.
+// askSpare returns s if the server answers on it within pingTimeout. If ctx is done
+// first, that is no fault of the spare, which is given back.
+func (c *Connector) askSpare(ctx context.Context, s *session) *session {
+	asked, err := call(ctx, &c.pings, func(context.Context) (*session, error) {
+		fit := false
+		defer func() { // it may panic
+			if !fit {
+				c.discard(s)
+			}
+		}()
+		if fit = s.alive(c.ctx); !fit { //nolint:contextcheck // the caller may give up
+			return nil, net.ErrClosed
+		}
+		return s, nil
+	}, func(s *session) { c.step(rotation.GivenBack{Session: s.id}) })
+	var hung *hungError
+	if errors.As(err, &hung) { // it was not asked
+		c.discard(s)
+	}
+	if err != nil {
+		return nil
+	}
+	return asked
+}
+
+// pingTimeout bounds the question whether a spare's server is still there. One that takes
+// longer may be gone without a word, and a login finds another one, or says why not.
+const pingTimeout = time.Second
+
+// alive reports whether the server answers on the session within pingTimeout.
+func (s *session) alive(ctx context.Context) bool {
+	pinger, ok := s.conn.(driver.Pinger)
+	if !ok {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, s.abort)
+	err := pinger.Ping(ctx)
+	return stop() && err == nil
+}
+
+// discard closes a session that no pool has.
 func (c *Connector) discard(s *session) {
 	s.closeConn()
 	if s.blind() {
@@ -478,24 +540,27 @@ func (c *Connector) discard(s *session) {
 	}
 }
 
-// sessionEnded is called when the socket of a session that had logged in is
-// closed, by whomever.
+// sessionEnded is called when the socket of a session that had logged in is closed, by
+// whomever.
 func (c *Connector) sessionEnded(s *session) {
 	c.mu.Lock()
-	ok := c.removeLocked(s)
-	due, severed, unused := s.due, s.severed, s.born.IsZero()
-	info := c.infoLocked(s.version)
-	age := time.Since(s.ready)
-	c.mu.Unlock()
-	if !ok {
-		return
-	}
-	c.poke()
-	if unused {
+	defer c.mu.Unlock()
+	s.over = true
+	c.stepLocked(rotation.Ended{Session: s.id})
+	c.forgetLocked(s.id)
+	if !s.handed {
 		go s.closeConn() // nobody else will
 	}
-	if severed {
-		due = reasonSevered
+}
+
+// forgetLocked strikes a session that is over.
+func (c *Connector) forgetLocked(id rotation.SessionID) {
+	s := c.sessions[id]
+	if s == nil {
+		return
 	}
-	c.trace.closed(info, string(due), age)
+	delete(c.sessions, id)
+	if s.pool != nil {
+		s.pool.line.Ended(id)
+	}
 }

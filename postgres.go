@@ -139,6 +139,10 @@ func (p postgres) Open(ctx context.Context, cred Credential, dial Dial) (_ drive
 	return conn, nil
 }
 
+// ProbeQuery asks whether a role still lives: a session of a role that was dropped fails
+// it with 42704, where a ping or "select 1" succeeds. (PostgreSQL 15.)
+func (postgres) ProbeQuery() string { return "select current_user" }
+
 func (postgres) Rejected(err error) bool {
 	return anySQLState(err, func(state string) bool {
 		return credentialRefused(state) || state == "08P01"

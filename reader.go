@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 const (
@@ -21,11 +23,6 @@ const (
 	// good credential; slowPatience is the same while the source is known to be slow.
 	readPatience = 2 * time.Second
 	slowPatience = 100 * time.Millisecond
-
-	// When each read finds another login, the connector's own reads come restlessMin
-	// apart, then twice that, up to restlessMax.
-	restlessMin = 250 * time.Millisecond
-	restlessMax = 10 * time.Second
 
 	// A Notifier that tells of changes without a pause is listened to every noticeMin,
 	// then twice that, up to noticeMax.
@@ -101,11 +98,12 @@ func (c *Connector) read(ctx context.Context) error {
 }
 
 // reread is read past every cache, after rejected was refused. While the source gives
-// another login each time it does nothing: the keeper reads on.
+// another login each time it does nothing: the rules say when it is read again.
 func (c *Connector) reread(ctx context.Context, rejected Credential) error {
 	c.mu.Lock()
-	known := !c.currentLocked().cred.SameLogin(rejected) // another one already
-	resting := time.Now().Before(c.source.restUntil)
+	v := c.currentLocked()
+	known := v != nil && !v.cred.SameLogin(rejected) // another one already
+	resting := c.rules.Snapshot(c.now()).Unsettled
 	c.mu.Unlock()
 	_, ok := c.cfg.Source.(Refresher)
 	switch {
@@ -185,7 +183,7 @@ func (c *Connector) readWith(p *foreign, credential func(context.Context) (Crede
 	defer cancel()
 	for {
 		c.mu.Lock()
-		changes := c.changes
+		epoch := c.rules.Epoch()
 		c.mu.Unlock()
 		cred, err := call(ctx, p, func(ctx context.Context) (Credential, error) { return guard(ctx, credential) }, nil)
 		if c.ctx.Err() != nil {
@@ -200,7 +198,7 @@ func (c *Connector) readWith(p *foreign, credential func(context.Context) (Crede
 		}
 		// A read and a refresh may overlap, and then nobody knows which of them has the
 		// newer one: it must not turn the rotation, or a renewal, back.
-		if c.observe(cred, changes) {
+		if c.observe(cred, epoch) {
 			return nil
 		}
 	}
@@ -231,49 +229,10 @@ func guard(ctx context.Context, credential func(context.Context) (Credential, er
 	return cred, nil
 }
 
-// unread notes that the source failed.
-func (c *Connector) unread(err error) {
-	now := time.Now()
-	c.mu.Lock()
-	first := c.source.err == nil
-	c.source.err = err
-	if first {
-		c.source.failing = now
-	}
-	c.counts.sourceErrors++
-	v := c.currentLocked()
-	c.mu.Unlock()
-	if v != nil && first {
-		c.log.Error("sqlrotate: the source fails; the last good credential stays in use", "err", err, "version", v.label())
-	}
-}
-
-// restlessLocked notes whether a read has found another login than the one before. One
-// is a rotation; read after read is a source that never repeats itself.
-func (c *Connector) restlessLocked(another bool, now time.Time) {
-	if !another {
-		c.source.restless, c.source.restUntil = 0, time.Time{}
-		return
-	}
-	c.source.restless++
-	if pause := c.source.pause(); pause > 0 {
-		c.source.restUntil = now.Add(pause)
-	}
-}
-
-// pause returns how far apart the connector's own reads are for a source that gives
-// another login each time: 0 if it does not.
-func (s *sourceState) pause() time.Duration {
-	if s.restless < 2 {
-		return 0
-	}
-	return backoff(s.restless-1, restlessMin, restlessMax)
-}
-
 // watch has the source read whenever it tells of a change, until Close.
 func (c *Connector) watch(n Notifier) {
 	changed := n.Changed()
-	c.askInBackground() // it may have changed between the first login and that call
+	c.readInBackground(rotation.ReadAgain) // it may have changed between the first login and that call
 	for pause := noticeMin; ; {
 		select {
 		case <-changed:
@@ -281,8 +240,8 @@ func (c *Connector) watch(n Notifier) {
 			return
 		}
 		changed = n.Changed() // before the read, so that no change falls between the two
-		c.askInBackground()
-		if c.await(c.ctx, nil, pause) != nil {
+		c.readInBackground(rotation.ReadAgain)
+		if c.await(c.ctx, nil, c.now().Mono.Add(pause)) != nil {
 			return
 		}
 		select {
@@ -294,57 +253,58 @@ func (c *Connector) watch(n Notifier) {
 	}
 }
 
-// askInBackground has the keeper read the source as soon as it may.
-func (c *Connector) askInBackground() {
+// observe notes what the source gave. It reports false if the read was too old to
+// count.
+func (c *Connector) observe(cred Credential, epoch uint64) bool {
+	now := time.Now()
 	c.mu.Lock()
-	c.keeper.readAsked = true
-	c.mu.Unlock()
-	c.poke()
-}
-
-// readDueLocked returns when the keeper is to read the source: often while logins wait
-// for it to change, and now and then if it doesn't tell of changes. Zero means never.
-func (c *Connector) readDueLocked(now time.Time) (due time.Time) {
-	_, tells := c.cfg.Source.(Notifier)
-	switch {
-	case len(c.versions) == 0:
-		return time.Time{} // nobody has asked for a connection yet
-	case c.keeper.readAsked:
-		due = now
-	case c.waiting > 0:
-		due = c.keeper.readAt.Add(sourcePoll)
-	case !tells:
-		due = c.keeper.readAt.Add(c.watchInterval())
-	default:
-		return time.Time{}
+	defer c.mu.Unlock()
+	v := c.book.find(cred)
+	known := v != nil
+	if !known {
+		v = c.book.next(cred, now)
+		c.book.enter(v) // the notices name it
 	}
-	if due.Before(c.source.restUntil) {
-		due = c.source.restUntil
+	if c.stepLocked(rotation.CredentialRead{Version: v.id, User: v.user, NotAfter: cred.NotAfter, Epoch: epoch}) {
+		if !known {
+			c.book.forget(v.id)
+		}
+		return false
 	}
-	return due
+	v.cred = cred
+	c.source = sourceState{read: now, errors: c.source.errors}
+	return true
 }
 
-// watchInterval is how often a source that does not tell of changes is read.
-func (c *Connector) watchInterval() time.Duration {
-	return min(max(c.cfg.Window.lag(), minWatch), maxWatch)
-}
-
-// readInBackground asks for a read of the source: past every cache if the current
-// credential is being refused, and only then, because a Refresher may make a new login
-// for it. It returns when the next one is due.
-func (c *Connector) readInBackground(now time.Time) (due time.Time) {
+// unread notes that a read of the source failed.
+func (c *Connector) unread(err error) {
+	now := time.Now()
 	c.mu.Lock()
-	c.keeper.readAt, c.keeper.readAsked = now, false
-	due = c.readDueLocked(now)
-	v, closed := c.currentLocked(), c.closed
-	refused := v != nil && v.gate.refusals > 0
-	c.mu.Unlock()
-	switch {
-	case closed:
-	case refused:
+	defer c.mu.Unlock()
+	if c.source.err == nil {
+		c.source.failing = now
+	}
+	c.source.err = err
+	c.source.errors++
+	c.stepLocked(rotation.ReadFailed{})
+}
+
+// readInBackground asks for a read of the source, and doesn't wait for it: past every
+// cache if that is said, which is when the latest credential is refused.
+func (c *Connector) readInBackground(how rotation.Reading) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readInBackgroundLocked(how)
+}
+
+func (c *Connector) readInBackgroundLocked(how rotation.Reading) {
+	v := c.currentLocked()
+	if how == rotation.ReadAfresh && v != nil {
 		c.refresh.ask(v.cred)
-	default:
-		c.plain.ask(Credential{})
+		return
 	}
-	return due
+	c.plain.ask(Credential{})
 }
+
+// currentLocked returns the latest version, or nil.
+func (c *Connector) currentLocked() *version { return c.book.get(c.rules.Current()) }

@@ -13,23 +13,24 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 // session is one login and the connection that came of it.
 type session struct {
+	id      rotation.SessionID
 	version *version
 	dialer  Dial
 	ended   func(*session) // called once, when a session that was logged in is over
 	conn    driver.Conn    // set when logged in
 
 	// Guarded by Connector.mu.
-	born    time.Time // handed to the pool, a moment before database/sql's own createdAt; zero before
-	ready   time.Time // logged in
-	due     reason    // why it is to be retired; empty: it is not
-	dueAt   time.Time
-	severed bool
-	standby bool // it is kept for the pool, or was
+	pool   *pool // that has it
+	handed bool  // a pool, or whoever called Connect, has it or had it
+	over   bool
 
+	used       atomic.Bool                   // something was sent since this was last asked
 	expired    atomic.Pointer[OutlivedError] // set when it is cut off
 	connClosed atomic.Bool
 	settled    atomic.Bool // the login is over, and it is known which socket is the session's
@@ -40,16 +41,6 @@ type session struct {
 	seen    bool       // it had a socket when it settled: its end can be seen
 	aborted bool
 }
-
-// reason says why a connection was retired.
-type reason string
-
-const (
-	reasonSuperseded reason = "superseded" // a successor of its credential has proven itself
-	reasonAged       reason = "aged"       // its lifetime is over
-	reasonEnding     reason = "ending"     // its credential ends soon
-	reasonSevered    reason = "severed"    // its credential has ended, and it was still open
-)
 
 // login opens the session. When ctx is done it returns at once, whatever the
 // server does: lib/pq looks at the context in its TCP dial only, so the sockets
@@ -247,6 +238,9 @@ func (k *socket) Read(b []byte) (int, error) {
 func (k *socket) Write(b []byte) (int, error) {
 	if k.session.expired.Load() != nil {
 		return 0, k.outlived("write")
+	}
+	if !k.session.used.Load() {
+		k.session.used.Store(true)
 	}
 	n, err := k.Conn.Write(b)
 	if err != nil && k.session.expired.Load() != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 // blindDriver is a driver that dials for itself.
@@ -77,7 +78,7 @@ func TestBlindSessionsThatTheConnectorClosesAreForgotten(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		r.c.mu.Lock()
-		sessions, versions := len(r.c.sessions), len(r.c.versions)
+		sessions, versions := len(r.c.sessions), len(r.c.book.versions)
 		r.c.mu.Unlock()
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -117,8 +118,8 @@ func TestBlindSessionsThatAreSeveredAreForgotten(t *testing.T) {
 		}
 		r.c.mu.Lock()
 		defer r.c.mu.Unlock()
-		if len(r.c.versions) > 1 || r.c.keeper.held || !r.c.keeper.drain.from.IsZero() {
-			t.Errorf("%d sessions, %d versions, line held %t, drain %v", len(r.c.sessions), len(r.c.versions), r.c.keeper.held, r.c.keeper.drain)
+		if drain := r.c.rules.Snapshot(r.c.now()).Pools[0].DrainSince; len(r.c.book.versions) > 1 || drain != 0 {
+			t.Errorf("%d sessions, %d versions, drain since %v", len(r.c.sessions), len(r.c.book.versions), drain)
 		}
 	})
 }
@@ -144,13 +145,13 @@ func TestSessionThatIsSeveredAtTheEndOfItsLogin(t *testing.T) {
 		time.Sleep(time.Hour)
 		r.c.mu.Lock()
 		defer r.c.mu.Unlock()
-		for s := range r.c.sessions {
+		for _, s := range r.c.sessions {
 			if s.version.cred.Username == "v1" {
 				t.Error("a session that is over is remembered for ever")
 			}
 		}
-		if len(r.c.versions) > 1 {
-			t.Errorf("%d versions", len(r.c.versions))
+		if len(r.c.book.versions) > 1 {
+			t.Errorf("%d versions", len(r.c.book.versions))
 		}
 	})
 }
@@ -574,8 +575,8 @@ func TestStandbyThatTheServerHasEndedIsNotHandedOut(t *testing.T) {
 		s.eventually(20*time.Second, "a standby is ready", func() bool {
 			s.c.mu.Lock()
 			defer s.c.mu.Unlock()
-			for _, session := range s.c.standbys {
-				if session.version.cred.Username == s.role {
+			for id, session := range s.c.sessions {
+				if s.c.rules.Session(id).State == rotation.Spare && session.version.cred.Username == s.role {
 					standby = session
 				}
 			}

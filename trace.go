@@ -1,13 +1,12 @@
-// Trace, Stats and Healthy: what operators and tests see. Everything is computed
-// from live state when it is asked for.
+// Trace and Stats: what operators and tests see. Everything is computed from live
+// state when it is asked for.
 
 package sqlrotate
 
 import (
-	"errors"
-	"fmt"
-	"strings"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 // Trace has optional callbacks. They are called outside the connector's locks, from
@@ -31,6 +30,15 @@ type Trace struct {
 	// Overran: a connection was open when its credential ended. It is closed next,
 	// unless Config.NoSever is set.
 	Overran func(v VersionStats, age time.Duration)
+	// Drained: after a rotation the last connection of an older credential is gone, of
+	// so many, after so long.
+	Drained func(connections int, took time.Duration)
+}
+
+func (t Trace) drained(n int, took time.Duration) {
+	if t.Drained != nil {
+		t.Drained(n, took)
+	}
 }
 
 func (t Trace) rotated(v VersionStats) {
@@ -102,157 +110,53 @@ type Stats struct {
 	Draining     bool      // connections of older versions are being retired
 }
 
-// counts are the counters behind Stats.
-type counts struct {
-	rotations, logins, refused, failed, overran, sourceErrors uint64
-
-	superseded, aged, ending uint64
-}
-
-// closed counts a session that is over.
-func (n *counts) closed(s *session) {
-	if s.severed {
-		return // counted as overran
-	}
-	switch s.due {
-	case reasonSuperseded:
-		n.superseded++
-	case reasonAged:
-		n.aged++
-	case reasonEnding:
-		n.ending++
-	}
-}
-
 // Stats returns a snapshot.
 func (c *Connector) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := c.now()
+	seen := c.rules.Snapshot(now)
+	n := seen.Counts
 	s := Stats{
-		Rotations: c.counts.rotations, Logins: c.counts.logins, Refused: c.counts.refused, Failed: c.counts.failed,
-		Superseded: c.counts.superseded, Aged: c.counts.aged, Ending: c.counts.ending, Overran: c.counts.overran,
-		SourceErrors: c.counts.sourceErrors, SourceRead: c.source.read,
-		Waiting: c.waiting, Standby: len(c.standbys) > 0, Draining: !c.keeper.drain.from.IsZero(),
+		Rotations: n.Rotations, Logins: n.Logins, Refused: n.Refused, Failed: n.Failed,
+		Superseded: n.Ended[rotation.Superseded] + n.Ended[rotation.Revoked] + n.Ended[rotation.Neighbour],
+		Aged:       n.Ended[rotation.Aged], Ending: n.Ended[rotation.Ending], Overran: n.Outlived,
+		SourceErrors: c.source.errors, SourceRead: c.source.read,
+		Waiting: c.waiting, Standby: seen.Spares > 0,
 	}
-	for _, v := range c.versions {
-		info := c.infoLocked(v)
-		for session := range c.sessions {
-			if session.version == v {
-				info.Oldest = earliest(info.Oldest, session.ready)
-			}
-		}
-		s.Versions = append(s.Versions, info)
+	for _, p := range seen.Pools {
+		s.Draining = s.Draining || p.DrainSince != 0
+	}
+	for i := range seen.Versions {
+		s.Versions = append(s.Versions, c.describeLocked(&seen, i, now))
 	}
 	return s
 }
 
-// infoLocked describes v, but for Oldest.
-func (c *Connector) infoLocked(v *version) VersionStats {
-	info := VersionStats{
-		Number: v.number, Username: v.cred.Username, Version: v.cred.Version,
-		Current: v.superseded.IsZero(), Proven: v.gate.proven, Open: v.open,
-		Seen: v.seen, LoggedIn: v.gate.proofAt, Superseded: v.superseded, Ends: v.deadline(),
+// infoLocked describes one version.
+func (c *Connector) infoLocked(id rotation.VersionID, now rotation.Now) VersionStats {
+	seen := c.rules.Snapshot(now)
+	for i := range seen.Versions {
+		if seen.Versions[i].Version == id {
+			info := c.describeLocked(&seen, i, now)
+			info.Oldest = time.Time{}
+			return info
+		}
 	}
-	if v.gate.refusals > 0 {
-		info.Refused = v.gate.refusedAt
+	return VersionStats{}
+}
+
+// describeLocked describes the i-th version of a snapshot.
+func (c *Connector) describeLocked(seen *rotation.Snapshot, i int, now rotation.Now) VersionStats {
+	v := seen.Versions[i]
+	known := c.book.get(v.Version)
+	info := VersionStats{
+		Number: uint64(v.Version), Username: known.cred.Username, Version: known.cred.Version,
+		Current: i == 0, Proven: v.Proven, Open: v.Sessions, Oldest: now.Time(v.OldestInPool),
+		Seen: known.seen, LoggedIn: now.Time(v.ProvenAt), Superseded: now.Time(v.Superseded), Ends: v.End.Wall,
+	}
+	if i == 0 && seen.Refusing {
+		info.Refused = now.Time(seen.RefusedSince)
 	}
 	return info
-}
-
-// Healthy returns nil if the latest credential is good and nothing threatens that, as
-// far as the connector knows without asking the server. Else the error says what is
-// wrong, and since when, for an operator to act on; after Close it is [ErrClosed]. It
-// does no I/O. If the source has a method CheckHealth() error, what that says is part of
-// it. It knows nothing before the first login (call db.Ping at the start), and a
-// server that is down or full is no fault of a credential that has worked before.
-//
-// Connections that are open may well go on working while this is not nil; take it
-// for an alert, and for readiness only if a service that can't open connections
-// should get no traffic. Liveness should not depend on it.
-func (c *Connector) Healthy() error {
-	var problems []string
-	say := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	if err := checkSource(c.cfg.Source); err != nil {
-		say("%s", strings.TrimPrefix(err.Error(), "sqlrotate: "))
-	}
-
-	now := time.Now()
-	ago := func(t time.Time) time.Duration { return now.Sub(t).Round(time.Second) }
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return ErrClosed
-	}
-	if c.source.err != nil && len(problems) == 0 { // else the source has said so itself
-		say("the source has failed for %v: %s", ago(c.source.failing), strings.TrimPrefix(c.source.err.Error(), "sqlrotate: "))
-	}
-	if s := c.source.slow; !s.IsZero() && c.source.err == nil {
-		say("the source has not answered for %v", ago(s))
-	}
-	if pause := c.source.pause(); pause > c.watchInterval() {
-		say("the source has given another login at each of the last %d reads, and is read every %v only: a rotation may be seen later than Window.Lag allows for", c.source.restless, pause)
-	}
-	v := c.currentLocked()
-	if v == nil {
-		if len(problems) == 0 {
-			return nil // nobody has asked for a connection yet
-		}
-		return errors.New("sqlrotate: " + strings.Join(problems, "; "))
-	}
-	switch {
-	case v.gate.refusals > 0:
-		say("the server has refused credential %s of user %q for %v (%v): %s", v.label(), v.cred.Username, ago(v.gate.refusedAt), v.gate.refusal, c.fallbackLocked(now))
-	case !v.gate.proven && v.gate.failure != nil:
-		say("credential %s of user %q is not proven yet, %v after it was read: the login fails (%v)", v.label(), v.cred.Username, ago(v.seen), v.gate.failure)
-	}
-	switch end := v.deadline(); {
-	case v.ended(now):
-		say("credential %s ended %v ago and no successor has come", v.label(), ago(end))
-	case !end.IsZero() && past(c.alarm(v), now):
-		say("credential %s ends in %v and no successor has come", v.label(), -ago(end))
-	}
-	for i, v := range c.versions[1:] {
-		if v.open > 0 && v.ended(now) {
-			say("%d connections outlive credential %s, which ended %v ago", v.open, v.label(), ago(v.deadline()))
-		}
-		if v.open > 0 && i > 0 {
-			say("rotations outrun the overlap window: %d connections are open with credential %s, superseded %v ago", v.open, v.label(), ago(v.superseded))
-		}
-	}
-	if len(c.dbs) == 0 && c.counts.rotations > 0 {
-		say("no *sql.DB is managed, so old connections are not retired: use OpenDB or Manage")
-	}
-	if len(problems) == 0 {
-		return nil
-	}
-	return errors.New("sqlrotate: " + strings.Join(problems, "; "))
-}
-
-// checkSource returns what src says about its own health, if it can.
-func checkSource(src Source) error {
-	switch s := src.(type) {
-	case interface{ CheckHealth() error }:
-		return s.CheckHealth()
-	case interface{ Healthy() error }:
-		return s.Healthy()
-	}
-	return nil
-}
-
-// fallbackLocked says what logins do while the current version is refused.
-func (c *Connector) fallbackLocked(now time.Time) string {
-	for _, v := range c.versions[1:] {
-		if c.usable(v, now) {
-			return fmt.Sprintf("logins use %s, which ends in %v", v.label(), v.deadline().Sub(now).Round(time.Second))
-		}
-	}
-	return "no new connection can be made"
-}
-
-// alarm returns from when on the successor of a current version that ends is overdue: in
-// the last quarter of its lease, or so late that a connection handed out then might not
-// come back in time.
-func (c *Connector) alarm(v *version) time.Time {
-	end := v.deadline()
-	return end.Add(-max(c.cfg.Window.checkout(), end.Sub(v.renewed)/4))
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 const (
@@ -65,7 +67,7 @@ type Window struct {
 	// Negative means none.
 	Checkout time.Duration
 
-	inPlace bool
+	kind rotation.Kind
 }
 
 // InPlace is the window of a login whose password is changed in place: a Vault
@@ -77,14 +79,21 @@ type Window struct {
 // rotation, and the wait for the new password to arrive is bounded by
 // Config.Bridge. A credential's NotAfter counts all the same: a source that gives
 // one says that sessions end with it, too.
-func InPlace() Window { return Window{inPlace: true} }
+func InPlace() Window { return Window{kind: rotation.InPlace} }
+
+// LoginTokens is the window of a login whose password is a token that is asked for at
+// login only: cloud IAM (RDS, Cloud SQL, Entra). Each login uses the latest token; a
+// token's NotAfter bounds logins and ends no session, and another token of the same
+// user is no rotation. When the user name changes, the old user's connections are
+// replaced over Config.Drain.
+func LoginTokens() Window { return Window{kind: rotation.LoginTokens} }
 
 // MaxLifetime returns Overlap - Lag - Checkout, the longest time for which a
 // connection may be reused. It is an error if nothing is left, if Overlap is not
 // positive, or if a field is so short that its unit must be missing (below 1 ms). For
 // [InPlace] it is 0, which database/sql takes for no limit.
 func (w Window) MaxLifetime() (time.Duration, error) {
-	if w.inPlace {
+	if w.kind != rotation.Overlapping {
 		return 0, nil
 	}
 	if w.Overlap <= 0 {
@@ -106,22 +115,12 @@ func (w Window) MaxLifetime() (time.Duration, error) {
 func (w Window) lag() time.Duration      { return orDefault(w.Lag, DefaultLag) }
 func (w Window) checkout() time.Duration { return orDefault(w.Checkout, DefaultCheckout) }
 
-// end returns the instant at which a credential that was seen to be superseded at
-// seen may be revoked at the earliest: its successor was published up to lag
-// before. It is zero, meaning never, for a rotation in place.
-func (w Window) end(seen time.Time) time.Time {
-	if w.inPlace {
-		return time.Time{}
-	}
-	return seen.Add(w.Overlap - w.lag())
-}
-
 // lifetime is MaxLifetime for a connector, and whether it is so short that somebody
 // should be told.
 func (w Window) lifetime() (d time.Duration, short bool, err error) {
 	d, err = w.MaxLifetime()
 	switch {
-	case err != nil || w.inPlace:
+	case err != nil || w.kind != rotation.Overlapping:
 		return d, false, err
 	case d < leastLifetime:
 		return 0, false, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - checkout %v%s = %v: that is too short for a connection to live",

@@ -46,23 +46,6 @@ func TestMaxLifetime(t *testing.T) {
 	}
 }
 
-func TestEndOfTheWindowCountsFromThePublication(t *testing.T) {
-	seen := time.Now()
-	for _, test := range []struct {
-		window Window
-		want   time.Time
-	}{
-		{Window{Overlap: time.Minute, Lag: 10 * time.Second}, seen.Add(50 * time.Second)},
-		{Window{Overlap: time.Hour}, seen.Add(time.Hour - DefaultLag)},
-		{Window{Overlap: time.Minute, Lag: -1}, seen.Add(time.Minute)},
-		{InPlace(), time.Time{}},
-	} {
-		if got := test.window.end(seen); !got.Equal(test.want) {
-			t.Errorf("%+v: %v, want %v", test.window, got, test.want)
-		}
-	}
-}
-
 // A window that makes each query log in is refused, and one that makes many do so is
 // warned of.
 func TestConnectorAndAWindowThatLeavesLittleToLive(t *testing.T) {
@@ -88,15 +71,6 @@ func TestConnectorAndAWindowThatLeavesLittleToLive(t *testing.T) {
 		}
 		if (err != nil) != (test.left < leastLifetime) || (said == "") != (test.says == "") || !strings.Contains(said, test.says) {
 			t.Errorf("%v left: %q", test.left, said)
-		}
-	}
-}
-
-func TestEndOfAWindowThatIsLongerThanCanBe(t *testing.T) {
-	seen := time.Now()
-	for _, w := range []Window{{Overlap: math.MaxInt64}, {Overlap: math.MaxInt64, Lag: -1}} {
-		if end := w.end(seen); end.Sub(seen) < 290*365*24*time.Hour {
-			t.Errorf("%+v ends %v", w, end)
 		}
 	}
 }

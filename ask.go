@@ -1,0 +1,143 @@
+// Questions whether a role still lives: a query on a session that nobody needs just now.
+
+package sqlrotate
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
+
+const (
+	// askTimeout bounds a question, and borrowTimeout how long the pool's answer is
+	// waited for when an idle connection is borrowed: it had one a moment ago.
+	askTimeout    = 5 * time.Second
+	borrowTimeout = time.Millisecond
+)
+
+// borrowing marks the context by which an idle connection is borrowed from a pool: a
+// pool that has none left must not log in for it.
+type borrowing struct{}
+
+var errNoneIdle = errors.New("sqlrotate: no idle connection to borrow")
+
+// ask puts a question to the server and tells the rules the answer.
+func (c *Connector) ask(a rotation.Ask) {
+	answer := rotation.Unanswered
+	if a.How == rotation.OnSpare {
+		c.mu.Lock()
+		s := c.sessions[a.Session]
+		c.mu.Unlock()
+		if s != nil {
+			answer = c.question(c.ctx, s)
+		}
+	} else {
+		answer = c.askIdle(a.Version)
+	}
+	c.step(rotation.Asked{Ask: a, Answer: answer})
+}
+
+// askIdle borrows an idle connection of one of the pools, and asks on it if it has
+// logged in with the version in question.
+func (c *Connector) askIdle(version rotation.VersionID) (answer rotation.Answer) {
+	for _, db := range c.idlePools() {
+		answer = c.askPool(db, version)
+		if answer != rotation.Unanswered {
+			return answer
+		}
+	}
+	return rotation.Unanswered
+}
+
+// idlePools returns the pools that have an idle connection.
+func (c *Connector) idlePools() (dbs []*sql.DB) {
+	c.mu.Lock()
+	for _, p := range c.pools {
+		dbs = append(dbs, p.dbs...)
+	}
+	c.mu.Unlock()
+	idle := dbs[:0]
+	for _, db := range dbs {
+		if db.Stats().Idle > 0 {
+			idle = append(idle, db)
+		}
+	}
+	return idle
+}
+
+func (c *Connector) askPool(db *sql.DB, version rotation.VersionID) (answer rotation.Answer) {
+	ctx, cancel := context.WithTimeout(context.WithValue(c.ctx, borrowing{}, true), borrowTimeout)
+	conn, err := db.Conn(ctx)
+	cancel()
+	if err != nil {
+		return rotation.Unanswered
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.Raw(func(raw any) error {
+		s := c.sessionOf(raw)
+		if s == nil || s.version.id != version {
+			return nil
+		}
+		answer = c.question(c.ctx, s)
+		return nil
+	})
+	return answer
+}
+
+// sessionOf returns the session whose driver's connection a pool has, or nil.
+func (c *Connector) sessionOf(raw any) *session {
+	conn, ok := raw.(driver.Conn)
+	if !ok {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.sessions {
+		if s.conn == conn {
+			return s
+		}
+	}
+	return nil
+}
+
+// question runs the probe query. A server that says that the query itself is wrong is not
+// asked again.
+func (c *Connector) question(ctx context.Context, s *session) rotation.Answer {
+	query := c.cfg.probe()
+	if query == "" {
+		return rotation.Unasked
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, s.abort)
+	err := runQuery(ctx, s.conn, query)
+	switch {
+	case !stop() || err != nil && broken(err) || errors.Is(err, driver.ErrBadConn):
+		return rotation.Unanswered
+	case err == nil:
+		return rotation.Lives
+	case anySQLState(err, wrongQuery) || !anySQLState(err, func(string) bool { return true }):
+		return rotation.Unasked
+	case anySQLState(err, roleRefused):
+		c.mu.Lock()
+		s.version.refusal = err
+		c.mu.Unlock()
+		return rotation.Refuses
+	}
+	return rotation.Unanswered // a server that is full, slow or shutting down
+}
+
+// wrongQuery reports whether a query failed for its own syntax, whoever asks.
+func wrongQuery(state string) bool { return state == "42601" }
+
+// roleRefused reports whether a query failed because of what its role may do or see, or
+// because there is no such role any more: class 28, and class 42, in which PostgreSQL
+// says 42501, 42704 or 42P01 to a session of a role that was dropped.
+func roleRefused(state string) bool {
+	return credentialRefused(state) || strings.HasPrefix(state, "42") && !wrongQuery(state)
+}

@@ -1,0 +1,112 @@
+// The loop: what happened goes to the rules, and what follows from it is set going.
+// Whatever can take long has a goroutine of its own.
+
+package sqlrotate
+
+import (
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
+
+// now reads both clocks.
+func (c *Connector) now() rotation.Now { return c.clock.Now(time.Now()) }
+
+// step tells the rules what has happened.
+func (c *Connector) step(ev rotation.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stepLocked(ev)
+}
+
+// stepLocked tells the rules what has happened, sets going what follows from it, and
+// has the loop look again if that is sooner than it would. It reports whether a
+// CredentialRead was too old to count.
+func (c *Connector) stepLocked(ev rotation.Event) (stale bool) {
+	now := c.now()
+	do := c.rules.Step(ev, now)
+	c.beginLocked(do, now)
+	if do.Marks || do.Wake < c.turn {
+		c.turn = min(c.turn, do.Wake)
+		poke(c.wake)
+	}
+	return do.Stale
+}
+
+// beginLocked sets going what follows from an event. Nothing here takes long.
+func (c *Connector) beginLocked(do rotation.Effects, now rotation.Now) {
+	for _, l := range do.Logins {
+		c.wg.Go(func() { c.logIn(l) })
+	}
+	for _, a := range do.Asks {
+		c.wg.Go(func() { c.ask(a) })
+	}
+	for _, id := range do.Close {
+		if s := c.sessions[id]; s != nil {
+			c.wg.Go(func() { c.discard(s) })
+		}
+	}
+	for _, id := range do.Gone {
+		c.forgetLocked(id)
+	}
+	for _, n := range do.Tell {
+		c.tellLocked(n, now)
+	}
+	for _, id := range do.Forget {
+		c.deadlines.arm(id, rotation.End{})
+		c.book.forget(id)
+	}
+	if do.Read != rotation.DontRead && !c.closed {
+		c.readInBackgroundLocked(do.Read)
+	}
+	if do.Look {
+		close(c.changed)
+		c.changed = make(chan struct{})
+	}
+	if do.Ends {
+		c.ends = c.rules.AppendEnds(c.ends[:0])
+		for _, e := range c.ends {
+			c.deadlines.arm(e.Version, e.End)
+		}
+	}
+}
+
+// loop runs until Close.
+func (c *Connector) loop() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-c.wake:
+		case <-timer.C:
+		}
+		if wait := c.look(); wait > 0 {
+			timer.Reset(wait)
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+// look has the rules look again, and the pools do what they say. It returns how soon
+// to look again, or 0 if only an event can change anything.
+func (c *Connector) look() time.Duration {
+	c.watchPools()
+	c.mu.Lock()
+	now := c.now()
+	do := c.rules.Step(rotation.Tick{}, now)
+	c.beginLocked(do, now)
+	lifetimes, turn := c.lifetimesLocked(now.Mono)
+	turn = min(do.Wake, turn)
+	c.turn = turn
+	c.mu.Unlock()
+	for _, l := range lifetimes {
+		l.set()
+	}
+	if turn == rotation.Never {
+		return 0
+	}
+	return max(turn.Sub(now.Mono), 1)
+}
