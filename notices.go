@@ -17,8 +17,6 @@ const maxNotices = 1024
 // notices calls what is added to it in that order, in a goroutine that there is only
 // while there is something to call.
 type notices struct {
-	log *slog.Logger
-
 	mu      sync.Mutex // guards what follows; nothing is called under it
 	waiting []func()
 	idle    chan struct{} // closed when nothing waits any more; nil: nothing does

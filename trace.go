@@ -108,6 +108,7 @@ type Stats struct {
 	Waiting      int       // logins that wait for a usable credential
 	Standby      bool      // a connection is ready to replace the next one retired
 	Draining     bool      // connections of older versions are being retired
+	NoticesLost  uint64    // log lines and callbacks dropped because a logger or a callback was stuck
 }
 
 // Stats returns a snapshot.
@@ -122,7 +123,7 @@ func (c *Connector) Stats() Stats {
 		Superseded: n.Ended[rotation.Superseded] + n.Ended[rotation.Revoked] + n.Ended[rotation.Neighbour],
 		Aged:       n.Ended[rotation.Aged], Ending: n.Ended[rotation.Ending], Overran: n.Outlived,
 		SourceErrors: c.source.errors, SourceRead: c.source.read,
-		Waiting: c.waiting, Standby: seen.Spares > 0,
+		Waiting: c.waiting, Standby: seen.Spares > 0, NoticesLost: c.notices.lost(),
 	}
 	for _, p := range seen.Pools {
 		s.Draining = s.Draining || p.DrainSince != 0
