@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// askTimeout bounds a question, and borrowTimeout how long the pool's answer is
+	// questionTimeout bounds a question, and borrowTimeout how long the pool's answer is
 	// waited for when an idle connection is borrowed: it had one a moment ago.
-	askTimeout    = 5 * time.Second
-	borrowTimeout = time.Millisecond
+	questionTimeout = 5 * time.Second
+	borrowTimeout   = time.Millisecond
 )
 
 // borrowing marks the context by which an idle connection is borrowed from a pool: a
@@ -112,10 +112,16 @@ func (c *Connector) question(ctx context.Context, s *session) rotation.Answer {
 	if query == "" {
 		return rotation.Unasked
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, s.abort)
-	err := runQuery(ctx, s.conn, query)
+	_, err := call(ctx, &c.calls.probes, func(ctx context.Context) (struct{}, error) {
+		err := runQuery(ctx, s.conn, query)
+		if err != nil {
+			err = said(err)
+		}
+		return struct{}{}, err
+	}, nil)
 	switch {
 	case !stop() || err != nil && broken(err) || errors.Is(err, driver.ErrBadConn):
 		return rotation.Unanswered

@@ -176,13 +176,13 @@ type Connector struct {
 	deadlines  *deadlines    // of the versions that have sessions
 	notices    notices
 
-	plain, refresh          sharedReader // of the source
-	reads, refreshes, pings foreign
+	plain, refresh sharedReader // of the source
+	calls          *calls       // of what was handed in
 
 	ctx   context.Context //nolint:containedctx // the life of the connector, done when closed
 	close context.CancelFunc
-	wg    sync.WaitGroup // the connector's goroutines
-	wake  chan struct{}  // has the loop look again
+	tasks tasks         // all its goroutines
+	wake  chan struct{} // has the loop look again
 
 	// mu guards what follows. Nothing slow and nothing of others (source, driver,
 	// *sql.DB, callbacks, logger) is called under it.
@@ -263,9 +263,8 @@ func New(cfg Config) (*Connector, error) {
 	c.ctx, c.close = context.WithCancel(context.Background())
 	c.deadlines = newDeadlines(c.expire, c.now)
 	c.plain.read, c.refresh.read = c.readSource, c.refreshSource
-	c.reads.name, c.reads.bound = "the source", readTimeout
-	c.refreshes.name, c.refreshes.bound = "the source's Refresh", readTimeout
-	c.pings.name, c.pings.bound = "the driver's Ping", 2*pingTimeout
+	c.plain.tasks, c.refresh.tasks = &c.tasks, &c.tasks
+	c.calls = newCalls(&c.tasks, cfg.loginTimeout())
 	return c, nil
 }
 
@@ -309,23 +308,11 @@ func (c *Connector) Close() error {
 	c.mu.Unlock()
 	c.close()
 	c.deadlines.stop()
-	done := make(chan struct{})
-	go func() {
-		c.wg.Wait()
-		close(done)
-	}()
-	patience := time.NewTimer(closePatience)
-	defer patience.Stop()
-	select {
-	case <-done:
-	case <-patience.C:
-	}
-	c.notices.flush(patience.C)
+	began := time.Now()
+	c.tasks.wait(closeTimeout)
+	c.notices.flush(closeTimeout - time.Since(began))
 	return nil
 }
-
-// closePatience is how long Close waits for what others hold.
-const closePatience = time.Second
 
 // start starts the loop, once.
 func (c *Connector) start() error {
@@ -336,9 +323,9 @@ func (c *Connector) start() error {
 	}
 	if !c.started {
 		c.started = true
-		c.wg.Go(c.loop)
+		c.tasks.start(c.loop)
 		if n, ok := c.cfg.Source.(Notifier); ok {
-			go c.watch(n) // Changed may hang
+			c.tasks.start(func() { c.watch(n) })
 		}
 	}
 	return nil

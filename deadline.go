@@ -117,7 +117,7 @@ func (c *Connector) expire(version rotation.VersionID) {
 		}
 		reason := &OutlivedError{Username: v.cred.Username, Version: v.label(), Ended: c.endLocked(version)}
 		s.expired.Store(reason) // from now on, whatever closing it takes
-		c.wg.Go(func() { s.expire(reason); s.abort() })
+		c.tasks.start(func() { s.expire(reason); s.abort() })
 	}
 	c.stepLocked(rotation.Tick{})
 }

@@ -2,6 +2,8 @@ package sqlrotate
 
 import (
 	"context"
+	"database/sql/driver"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -244,6 +246,37 @@ func TestDeadlineThatIsArmedAnew(t *testing.T) {
 		synctest.Wait()
 		if len(over) != 1 {
 			t.Errorf("after the stop %v are over", over)
+		}
+	})
+}
+
+// A credential may end between being chosen for a login and the login.
+func TestNoLoginBeginsAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var opened *openerFunc
+		r := newRig(t, func(cfg *Config) {
+			s := cfg.Opener.(*fakeServer)
+			opened = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial Dial) (driver.Conn, error) {
+				return s.Open(ctx, cred, dial)
+			}}
+			cfg.Opener = opened
+		})
+		r.lease(time.Now().Add(time.Minute))
+		r.fill(1)
+		r.db.SetMaxIdleConns(-1)
+		v, _ := r.c.choose(1, false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		before := opened.n.Load()
+		_, err := r.c.open(t.Context(), v.Session, v.Version, false)
+		var refused *refusal
+		if after := opened.n.Load(); v.Kind != rotation.LogIn || after != before || !errors.As(err, &refused) {
+			t.Errorf("%d attempts, %v", after-before, err)
+		}
+		r.c.mu.Lock()
+		defer r.c.mu.Unlock()
+		if state := r.c.rules.Session(v.Session).State; state != rotation.NoSession || len(r.c.sessions) != 0 {
+			t.Errorf("the login is %v, and there are %d sessions", state, len(r.c.sessions))
 		}
 	})
 }

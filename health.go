@@ -27,6 +27,7 @@ const (
 	ProblemUnsettled  ProblemKind = "source_unsettled"     // the source gives another login each time
 	ProblemOutlived   ProblemKind = "connections_outlived" // connections outlive their credential
 	ProblemUnmanaged  ProblemKind = "pool_unmanaged"       // nothing retires old connections
+	ProblemHangs      ProblemKind = "calls_hang"           // what was handed in doesn't return when it is called
 )
 
 // Problem is something that a person may have to act on.
@@ -45,7 +46,7 @@ type Problem struct {
 // error, what that says is one of them. A server that is down or full is no problem of
 // a credential that has worked before.
 func (c *Connector) Problems() []Problem {
-	source := checkSource(c.cfg.Source)
+	source := c.askSource()
 	f := c.facts()
 	var all []Problem
 	say := func(kind ProblemKind, since time.Time, canConnect bool, format string, args ...any) {
@@ -64,6 +65,9 @@ func (c *Connector) Problems() []Problem {
 	}
 	for _, old := range f.outlived {
 		say(ProblemOutlived, old.ended, f.connects, "%d connections outlive credential %s, which ended %v ago", old.open, old.label, f.ago(old.ended))
+	}
+	for _, err := range c.calls.hung(f.now) {
+		say(ProblemHangs, time.Time{}, f.connects, "%s", strings.TrimPrefix(err.Error(), "sqlrotate: "))
 	}
 	if f.unmanaged {
 		say(ProblemUnmanaged, time.Time{}, f.connects, "no *sql.DB is managed, so old connections are not retired: use OpenDB or Manage")
@@ -186,6 +190,21 @@ func (c *Connector) Healthy() error {
 		return nil
 	}
 	return errors.New("sqlrotate: " + strings.Join(texts, "; "))
+}
+
+// askSource asks the source how it is, for askTimeout at the most.
+func (c *Connector) askSource() error {
+	err := callFor(askTimeout, &c.calls.healths, func() error {
+		err := checkSource(c.cfg.Source)
+		if err != nil {
+			err = said(err)
+		}
+		return err
+	})
+	if err == errLeft { //nolint:errorlint // it is not wrapped
+		return fmt.Errorf("sqlrotate: the source does not say within %v how it is", askTimeout)
+	}
+	return err
 }
 
 // checkSource returns what src says about its own health, if it can.

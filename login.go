@@ -247,14 +247,9 @@ func (c *Connector) refusedError(v *version, waited, refused time.Duration, caus
 		Username: v.cred.Username, Version: v.label(), Source: c.sourceName,
 		Age: time.Since(v.seen), Refused: refused, Waited: waited, errs: []error{v.refusal},
 	}
-	// Of several hosts' errors, one that is about the credential.
-	anySQLState(v.refusal, func(state string) bool {
-		refused := credentialRefused(state)
-		if e.SQLState == "" || refused {
-			e.SQLState = state
-		}
-		return refused
-	})
+	if refusal, ok := v.refusal.(*loginError); ok { //nolint:errorlint // it is not wrapped
+		e.SQLState = refusal.state
+	}
 	if cause != nil {
 		e.errs = append(e.errs, cause)
 	}
@@ -274,9 +269,14 @@ func (r *refusal) Unwrap() error { return r.err }
 // open logs in as session id with version v and tells the rules what came of it. ask
 // says that the probe query is run whether or not v has proven itself.
 func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rotation.VersionID, ask bool) (*session, error) {
-	s := &session{id: id, dialer: c.dial, ended: c.sessionEnded}
+	s := &session{id: id, calls: c.calls, dialer: c.dial, ended: c.sessionEnded}
 	c.mu.Lock()
 	s.version = c.book.get(number)
+	if c.endedLocked(number) { // since it was chosen
+		c.stepLocked(rotation.LoginAbandoned{Session: id})
+		c.mu.Unlock()
+		return nil, &refusal{fmt.Errorf("sqlrotate: credential %s has ended", s.version.label()), s.version.cred}
+	}
 	c.sessions[id] = s
 	cred := s.version.cred
 	query := ""
@@ -296,7 +296,7 @@ func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rota
 	}
 	cancel()
 	var ev rotation.Event
-	switch refused, ambiguous := c.judge(err, probed); {
+	switch refused, ambiguous := judge(err, probed); {
 	case err == nil:
 	case over(ctx) || c.ctx.Err() != nil || s.expired.Load() != nil:
 		ev = rotation.LoginAbandoned{Session: id}
@@ -305,29 +305,63 @@ func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rota
 	default:
 		ev = rotation.LoginFailed{Session: id}
 	}
-	if errors.Is(err, driver.ErrBadConn) {
-		err = fmt.Errorf("sqlrotate: the connection broke during the login: %v", err) //nolint:errorlint // database/sql would retry it
-	}
 	return s, c.opened(s, ev, err)
 }
 
-// judge says what a login's error means. A code of the probe query is a refusal as well;
-// but a server that lets a role in and says 08P01 says no for any reason.
-func (c *Connector) judge(err error, probed bool) (refused, ambiguous bool) {
+// endedLocked reports whether a version may not be logged in with any more.
+func (c *Connector) endedLocked(number rotation.VersionID) bool {
+	now := c.now()
+	for _, v := range c.rules.Snapshot(now).Versions {
+		if v.Version == number {
+			return v.End.Past(now)
+		}
+	}
+	return true
+}
+
+// judge says what a login's error means. A failure of the probe query is a refusal as
+// well; but 08P01 is what poolers such as PgBouncer say for a wrong password, a server
+// that is down and a database that doesn't exist.
+func judge(err error, probed bool) (refused, ambiguous bool) {
+	var failure *loginError
 	switch {
 	case err == nil:
 		return false, false
 	case probed:
 		return !broken(err), false
-	case !c.cfg.Opener.Rejected(err):
+	case !errors.As(err, &failure):
 		return false, false
 	}
-	return true, anySQLState(err, protocolViolation) && !anySQLState(err, credentialRefused)
+	return failure.rejected, failure.state == "08P01"
 }
 
-// protocolViolation is what poolers such as PgBouncer say for a wrong password, a
-// server that is down and a database that doesn't exist.
-func protocolViolation(state string) bool { return state == "08P01" }
+// loginError is an error of a login with what had to be asked about it: errors and their
+// methods are the driver's, and may take their time.
+type loginError struct {
+	err      error
+	text     string
+	state    string // SQLSTATE: of several hosts' errors, one that is about the credential
+	rejected bool   // the credential was
+}
+
+func newLoginError(opener Opener, err error) *loginError {
+	e := &loginError{err: err, rejected: opener.Rejected(err)}
+	anySQLState(err, func(state string) bool {
+		refused := credentialRefused(state)
+		if e.state == "" || refused {
+			e.state = state
+		}
+		return refused
+	})
+	if errors.Is(err, driver.ErrBadConn) {
+		e.err = fmt.Errorf("sqlrotate: the connection broke during the login: %v", err) //nolint:errorlint // database/sql would retry it
+	}
+	e.text = e.err.Error()
+	return e
+}
+
+func (e *loginError) Error() string { return e.text }
+func (e *loginError) Unwrap() error { return e.err }
 
 // opened notes what came of a login. ev is nil if it succeeded.
 func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
@@ -345,7 +379,7 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
 	}
 	delete(c.sessions, s.id)
 	if s.conn != nil {
-		go s.closeConn()
+		c.tasks.start(s.closeConn)
 	}
 	var refused bool
 	switch ev.(type) {
@@ -359,11 +393,14 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
 		refused = s.expired.Load() != nil // let the caller try another one
 	}
 	c.stepLocked(ev)
+	var failure *loginError
 	switch {
 	case refused:
 		return &refusal{err, s.version.cred}
 	case c.closed:
 		return ErrClosed
+	case errors.As(err, &failure):
+		return failure.err // the driver's own
 	}
 	return err
 }
@@ -408,17 +445,21 @@ func broken(err error) bool {
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// probe runs a query on a session that has just logged in, and closes it if the
-// query fails.
+// probe runs a query on a session that has just logged in.
 func (s *session) probe(ctx context.Context, query string) error {
 	stop := context.AfterFunc(ctx, s.abort)
-	err := runQuery(ctx, s.conn, query)
+	_, err := call(ctx, &s.calls.probes, func(ctx context.Context) (struct{}, error) {
+		err := runQuery(ctx, s.conn, query)
+		if err != nil {
+			err = said(err)
+		}
+		return struct{}{}, err
+	}, nil)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		s.closeConn()
-		return fmt.Errorf("sqlrotate: the probe query failed: %w", err)
+		return said(fmt.Errorf("sqlrotate: the probe query failed: %w", err))
 	}
 	return nil
 }
@@ -493,7 +534,7 @@ func (c *Connector) fit(ctx context.Context, v rotation.Verdict) *session {
 // askSpare returns s if the server answers on it within pingTimeout. If ctx is done
 // first, that is no fault of the spare, which is given back.
 func (c *Connector) askSpare(ctx context.Context, s *session) *session {
-	asked, err := call(ctx, &c.pings, func(context.Context) (*session, error) {
+	asked, err := call(ctx, &c.calls.pings, func(context.Context) (*session, error) {
 		fit := false
 		defer func() { // it may panic
 			if !fit {
@@ -549,7 +590,7 @@ func (c *Connector) sessionEnded(s *session) {
 	c.stepLocked(rotation.Ended{Session: s.id})
 	c.forgetLocked(s.id)
 	if !s.handed {
-		go s.closeConn() // nobody else will
+		c.tasks.start(s.closeConn) // nobody else will
 	}
 }
 

@@ -36,14 +36,14 @@ func (c *Connector) stepLocked(ev rotation.Event) (stale bool) {
 // beginLocked sets going what follows from an event. Nothing here takes long.
 func (c *Connector) beginLocked(do rotation.Effects, now rotation.Now) {
 	for _, l := range do.Logins {
-		c.wg.Go(func() { c.logIn(l) })
+		c.tasks.start(func() { c.logIn(l) })
 	}
 	for _, a := range do.Asks {
-		c.wg.Go(func() { c.ask(a) })
+		c.tasks.start(func() { c.ask(a) })
 	}
 	for _, id := range do.Close {
 		if s := c.sessions[id]; s != nil {
-			c.wg.Go(func() { c.discard(s) })
+			c.tasks.start(func() { c.discard(s) })
 		}
 	}
 	for _, id := range do.Gone {

@@ -65,17 +65,19 @@ func (n *notices) call(f func()) {
 	f()
 }
 
-// flush waits until everything has been called, or until given up.
-func (n *notices) flush(giveUp <-chan time.Time) {
+// flush waits until everything has been called, for d at the most.
+func (n *notices) flush(d time.Duration) {
 	n.mu.Lock()
 	idle := n.idle
 	n.mu.Unlock()
 	if idle == nil {
 		return
 	}
+	t := time.NewTimer(d)
+	defer t.Stop()
 	select {
 	case <-idle:
-	case <-giveUp:
+	case <-t.C:
 	}
 }
 

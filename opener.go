@@ -29,6 +29,10 @@ type Opener interface {
 	// dial and call it later, for example to cancel a query. What dial returns is
 	// a [syscall.Conn] if the connection that Config.Dial has made is one.
 	//
+	// Open may ignore ctx: the connector does not wait for it any longer than that
+	// says, and closes a connection that comes too late. It calls Open no more while
+	// four calls that nobody waits for have not returned within LoginTimeout.
+	//
 	// Errors hold no password.
 	Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error)
 
@@ -62,31 +66,11 @@ type driverOpener struct {
 	dsn    func(Credential) string
 }
 
-// Open returns when ctx is done even though driver.Driver.Open knows no context;
-// a connection that comes too late is closed.
-func (o driverOpener) Open(ctx context.Context, cred Credential, _ Dial) (driver.Conn, error) {
-	type result struct {
-		conn driver.Conn
-		err  error
-	}
+// Open does not return when ctx is done: driver.Driver.Open knows no context.
+func (o driverOpener) Open(_ context.Context, cred Credential, _ Dial) (driver.Conn, error) {
 	dsn := o.dsn(cred)
-	done := make(chan result)
-	go func() {
-		conn, err := o.driver.Open(dsn)
-		select {
-		case done <- result{conn, err}:
-		case <-ctx.Done():
-			if err == nil {
-				_ = conn.Close()
-			}
-		}
-	}()
-	select {
-	case r := <-done:
-		return r.conn, withhold(r.err, dsn, cred.Password.Reveal())
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	conn, err := o.driver.Open(dsn)
+	return conn, withhold(err, dsn, cred.Password.Reveal())
 }
 
 func (driverOpener) Rejected(err error) bool {

@@ -28,12 +28,16 @@ const (
 	// then twice that, up to noticeMax.
 	noticeMin = 10 * time.Millisecond
 	noticeMax = time.Second
+
+	// watchMute is how often a Notifier is read that can't be listened to.
+	watchMute = 5 * time.Second
 )
 
 // sharedReader makes one read at a time for all who ask for one: at most one is in flight and
 // one queued. All methods are safe for concurrent use.
 type sharedReader struct {
-	read func(rejected Credential) error // makes a read and notes what comes of it
+	read  func(rejected Credential) error // makes a read and notes what comes of it
+	tasks *tasks                          // which the reads belong to
 
 	mu       sync.Mutex // guards what follows; read is not called under it
 	reading  bool
@@ -59,7 +63,7 @@ func (r *sharedReader) ask(rejected Credential) *reading {
 	n := r.next
 	if !r.reading {
 		r.reading = true
-		go r.run()
+		r.tasks.start(r.run)
 	}
 	return n
 }
@@ -166,7 +170,7 @@ func (c *Connector) slow(patience time.Duration) {
 
 // readSource reads the source once, for all who wait for it.
 func (c *Connector) readSource(Credential) error {
-	return c.readWith(&c.reads, c.cfg.Source.Credential)
+	return c.readWith(&c.calls.reads, c.cfg.Source.Credential)
 }
 
 // refreshSource reads the source past every cache, after rejected was refused.
@@ -175,7 +179,7 @@ func (c *Connector) refreshSource(rejected Credential) error {
 	if !ok {
 		return c.readSource(rejected)
 	}
-	return c.readWith(&c.refreshes, func(ctx context.Context) (Credential, error) { return r.Refresh(ctx, rejected) })
+	return c.readWith(&c.calls.refreshes, func(ctx context.Context) (Credential, error) { return r.Refresh(ctx, rejected) })
 }
 
 func (c *Connector) readWith(p *foreign, credential func(context.Context) (Credential, error)) error {
@@ -185,7 +189,13 @@ func (c *Connector) readWith(p *foreign, credential func(context.Context) (Crede
 		c.mu.Lock()
 		epoch := c.rules.Epoch()
 		c.mu.Unlock()
-		cred, err := call(ctx, p, func(ctx context.Context) (Credential, error) { return guard(ctx, credential) }, nil)
+		cred, err := call(ctx, p, func(ctx context.Context) (Credential, error) {
+			cred, err := guard(ctx, credential)
+			if err != nil {
+				err = said(err)
+			}
+			return cred, err
+		}, nil)
 		if c.ctx.Err() != nil {
 			return ErrClosed
 		}
@@ -217,7 +227,7 @@ func (c *Connector) readContext() (context.Context, context.CancelFunc) {
 
 // guard calls a source and turns what it must not do into an error.
 func guard(ctx context.Context, credential func(context.Context) (Credential, error)) (Credential, error) {
-	cred, err := guarded(ctx, "the source", credential)
+	cred, err := guarded("the source", func() (Credential, error) { return credential(ctx) })
 	switch {
 	case err != nil:
 		return Credential{}, err
@@ -231,15 +241,22 @@ func guard(ctx context.Context, credential func(context.Context) (Credential, er
 
 // watch has the source read whenever it tells of a change, until Close.
 func (c *Connector) watch(n Notifier) {
-	changed := n.Changed()
+	changed := c.listen(n)
 	c.readInBackground(rotation.ReadAgain) // it may have changed between the first login and that call
 	for pause := noticeMin; ; {
+		var again <-chan time.Time
+		if changed == nil {
+			t := time.NewTimer(watchMute)
+			defer t.Stop()
+			again = t.C
+		}
 		select {
 		case <-changed:
+		case <-again:
 		case <-c.ctx.Done():
 			return
 		}
-		changed = n.Changed() // before the read, so that no change falls between the two
+		changed = c.listen(n) // before the read, so that no change falls between the two
 		c.readInBackground(rotation.ReadAgain)
 		if c.await(c.ctx, nil, c.now().Mono.Add(pause)) != nil {
 			return
@@ -251,6 +268,18 @@ func (c *Connector) watch(n Notifier) {
 			pause = noticeMin
 		}
 	}
+}
+
+// listen returns a channel that is closed when the source has changed. It is nil if none
+// can be had: then the source is read like one that doesn't tell.
+func (c *Connector) listen(n Notifier) <-chan struct{} {
+	ctx, cancel := context.WithTimeout(c.ctx, askTimeout)
+	defer cancel()
+	changed, err := call(ctx, &c.calls.changes, func(context.Context) (<-chan struct{}, error) { return n.Changed(), nil }, nil)
+	if err != nil {
+		changed = nil
+	}
+	return changed
 }
 
 // observe notes what the source gave. It reports false if the read was too old to

@@ -115,24 +115,36 @@ func (s *hangingSource) Credential(ctx context.Context) (Credential, error) {
 	return s.Source.Credential(ctx)
 }
 
+// tellingSource is the same as a Notifier.
+type tellingSource struct {
+	*hangingSource
+	Notifier
+}
+
 // A read that hangs does not end the background reads: a rotation is seen by an idle pool,
 // and a lease that was renewed is not cut off.
 func TestReadThatHangsIsFollowedByOthers(t *testing.T) {
-	for _, deaf := range []bool{false, true} {
-		t.Run(fmt.Sprint("deaf=", deaf), func(t *testing.T) {
+	for i := range 4 {
+		deaf, tells := i%2 > 0, i/2 > 0
+		t.Run(fmt.Sprintf("deaf=%t,tells=%t", deaf, tells), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var source *hangingSource
 				r := newRig(t, func(cfg *Config) {
 					cfg.Window = Window{Overlap: time.Hour, Lag: 5 * time.Second, Checkout: time.Minute}
 					source = newHangingSource(cfg.Source, deaf)
+					notifier := cfg.Source.(Notifier)
 					cfg.Source = source
+					if tells {
+						cfg.Source = tellingSource{source, notifier}
+					}
 				})
 				defer close(source.released)
-				r.lease(time.Now().Add(20 * time.Minute))
+				r.lease(time.Now().Add(10 * time.Minute))
 				r.fill(5)
 				for range 3 {
 					time.Sleep(time.Minute)
 					source.hangs.Store(true)
+					r.lease(time.Now().Add(10 * time.Minute))
 					time.Sleep(6 * time.Second) // one read at least
 					source.hangs.Store(false)
 				}
@@ -210,9 +222,9 @@ func TestSourceThatHangsFails(t *testing.T) {
 }
 
 func (s *hangingSource) abandoned(c *Connector) int {
-	c.reads.mu.Lock()
-	defer c.reads.mu.Unlock()
-	return len(c.reads.abandoned)
+	c.calls.reads.mu.Lock()
+	defer c.calls.reads.mu.Unlock()
+	return len(c.calls.reads.abandoned)
 }
 
 // A source that has never answered holds nobody longer than his context, nor for ever.

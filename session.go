@@ -7,6 +7,7 @@ package sqlrotate
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -21,6 +22,7 @@ import (
 type session struct {
 	id      rotation.SessionID
 	version *version
+	calls   *calls
 	dialer  Dial
 	ended   func(*session) // called once, when a session that was logged in is over
 	conn    driver.Conn    // set when logged in
@@ -42,15 +44,27 @@ type session struct {
 	aborted bool
 }
 
-// login opens the session. When ctx is done it returns at once, whatever the
-// server does: lib/pq looks at the context in its TCP dial only, so the sockets
-// are closed under it.
+// login opens the session. When ctx is done it returns at once, whatever the driver and
+// the server do: lib/pq looks at the context in its TCP dial only, so the sockets are
+// closed under it; and a connection that comes too late is closed.
 func (s *session) login(ctx context.Context, opener Opener, cred Credential) error {
 	stop := context.AfterFunc(ctx, s.abort)
-	conn, err := opener.Open(ctx, cred, s.dial)
+	conn, err := call(ctx, &s.calls.logins, func(ctx context.Context) (driver.Conn, error) {
+		conn, err := opener.Open(ctx, cred, s.dial)
+		switch {
+		case err != nil:
+			return nil, newLoginError(opener, err)
+		case conn == nil:
+			return nil, errors.New("sqlrotate: the Opener returned no connection and no error")
+		}
+		return conn, nil
+	}, func(conn driver.Conn) { s.calls.shut(conn) })
+	if err == nil {
+		s.conn = conn
+	}
 	if stopped := stop(); !stopped || over(ctx) {
 		if err == nil {
-			_ = conn.Close()
+			s.calls.tasks.start(s.closeConn)
 		}
 		s.abort()
 		if cause := context.Cause(ctx); cause != nil {
@@ -62,20 +76,21 @@ func (s *session) login(ctx context.Context, opener Opener, cred Credential) err
 		s.abort()
 		return err
 	}
-	s.conn = conn
 	if !s.settle() {
-		s.closeConn()
+		s.calls.tasks.start(s.closeConn)
 		return net.ErrClosed
 	}
 	return nil
 }
 
-// closeConn closes the driver's connection, once. The pool closes those that it has been
-// given itself.
+// closeConn closes the driver's connection, once, and waits for that as long as
+// closeTimeout. The pool closes those that it has been given itself.
 func (s *session) closeConn() {
-	if s.connClosed.CompareAndSwap(false, true) {
-		_ = s.conn.Close()
+	if !s.connClosed.CompareAndSwap(false, true) {
+		return
 	}
+	_ = callFor(closeTimeout, &s.calls.closes, s.conn.Close)
+	s.abort() // or else the driver has done so
 }
 
 // over reports whether ctx is done or its deadline has passed: a dialer that goes
@@ -89,7 +104,13 @@ func over(ctx context.Context) bool {
 // belongs to the session; later calls are the driver's own short-lived
 // connections, such as query cancellations.
 func (s *session) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := s.dialer(ctx, network, address)
+	conn, err := call(ctx, &s.calls.dials, func(ctx context.Context) (net.Conn, error) {
+		conn, err := s.dialer(ctx, network, address)
+		if err == nil && conn == nil {
+			err = errors.New("sqlrotate: Config.Dial returned no connection and no error")
+		}
+		return conn, err
+	}, func(conn net.Conn) { s.calls.shut(conn) })
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +120,7 @@ func (s *session) dial(ctx context.Context, network, address string) (net.Conn, 
 	case s.settled.Load():
 		return conn, nil
 	case s.aborted:
-		_ = conn.Close()
+		s.calls.shut(conn)
 		return nil, net.ErrClosed
 	}
 	k := &socket{Conn: conn, session: s}
@@ -133,7 +154,7 @@ func (s *session) settle() bool {
 	}
 	s.mu.Unlock()
 	for _, k := range left {
-		_ = k.Close()
+		s.calls.tasks.start(func() { _ = k.Close() })
 	}
 	return true
 }
@@ -153,11 +174,11 @@ func (s *session) expire(reason *OutlivedError) {
 	sockets := s.sockets
 	s.mu.Unlock()
 	for _, k := range sockets {
-		go func() { _ = k.SetDeadline(time.Unix(1, 0)) }() // for those who wait, if Close hangs
+		s.calls.tasks.start(func() { _ = k.SetDeadline(time.Unix(1, 0)) }) // for those who wait, if Close hangs
 	}
 }
 
-// abort closes every socket of the session. A statement that runs on one fails
+// abort closes every socket of the session, and waits for none. A statement that runs on one fails
 // with an error that database/sql doesn't retry; an idle connection is found
 // dead before a byte is sent, and replaced.
 func (s *session) abort() {
@@ -166,7 +187,7 @@ func (s *session) abort() {
 	sockets := s.sockets
 	s.mu.Unlock()
 	for _, k := range sockets {
-		_ = k.Close()
+		s.calls.tasks.start(func() { _ = k.Close() })
 	}
 }
 
@@ -259,17 +280,19 @@ func (k *socket) outlived(op string) error {
 	return err
 }
 
-// Close closes the connection. Only the first call does anything, and returns an error if
-// that fails: drivers complain of a second one.
+// Close closes the connection, and waits for that as long as closeTimeout. Only the first
+// call does anything, and returns an error if that fails: drivers complain of a second one.
 func (k *socket) Close() error {
 	if !k.closed.CompareAndSwap(false, true) {
 		return nil
 	}
-	err := k.Conn.Close()
-	if k.session.remove(k) {
-		k.session.ended(k.session)
-	}
-	return err
+	return callFor(closeTimeout, &k.session.calls.netCloses, func() error {
+		err := k.Conn.Close()
+		if k.session.remove(k) {
+			k.session.ended(k.session)
+		}
+		return err
+	})
 }
 
 // NetConn returns the connection that is wrapped, as in crypto/tls.

@@ -198,7 +198,7 @@ func (s *tcp) dial(t *testing.T, session *session) (client, server net.Conn) {
 // Some drivers look at the socket before they use it again, and complain of a second Close
 // that fails.
 func TestSocketIsWhatItWraps(t *testing.T) {
-	conn, _ := newTCP(t).dial(t, &session{ended: func(*session) {}})
+	conn, _ := newTCP(t).dial(t, &session{calls: newCalls(&tasks{}, 0), ended: func(*session) {}})
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
 		t.Fatal("it is no syscall.Conn")
@@ -222,7 +222,7 @@ func TestSocketIsWhatItWraps(t *testing.T) {
 	}
 
 	pipe, _ := net.Pipe()
-	s := &session{dialer: func(context.Context, string, string) (net.Conn, error) { return pipe, nil }}
+	s := &session{calls: newCalls(&tasks{}, 0), dialer: func(context.Context, string, string) (net.Conn, error) { return pipe, nil }}
 	conn, _ = s.dial(t.Context(), "", "")
 	if _, ok := conn.(syscall.Conn); ok {
 		t.Error("a socket over a pipe claims to be a syscall.Conn")
@@ -243,7 +243,7 @@ func TestPeek(t *testing.T) {
 		"it reset the stream": {func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0); _ = c.Close() }, peekOver},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &session{ended: func(*session) {}}
+			s := &session{calls: newCalls(&tasks{}, 0), ended: func(*session) {}}
 			client, server := listener.dial(t, s)
 			if !s.settle() {
 				t.Fatal("aborted")
@@ -279,7 +279,7 @@ func TestSessionsSocketIsTheOneThatWasReadFrom(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ended := 0
-			s := &session{ended: func(*session) { ended++ }}
+			s := &session{calls: newCalls(&tasks{}, 0), ended: func(*session) { ended++ }}
 			var clients, servers [3]net.Conn
 			listener := newTCP(t)
 			for i := range clients {
@@ -295,6 +295,7 @@ func TestSessionsSocketIsTheOneThatWasReadFrom(t *testing.T) {
 			if !s.settle() || s.blind() {
 				t.Fatal("it has no socket")
 			}
+			s.calls.tasks.wait(10 * time.Second) // for what is left behind to be closed
 			for i := range clients {
 				_, err := clients[i].Write([]byte("Q"))
 				if open := err == nil; open != (i == test.want) {

@@ -34,7 +34,7 @@ func (s *State) readEvery(now Now) time.Duration {
 			since = s.ep.began
 		}
 		every = min(max(now.Mono.Sub(since)/32, waitMin), waitMax)
-	case !s.cfg.Notified && s.cfg.Kind != LoginTokens:
+	case s.cfg.Kind != LoginTokens && (!s.cfg.Notified || s.readFailing != 0): // nobody tells that it can be read again
 		every = s.watch()
 	}
 	if every > 0 && s.unsettled() {
