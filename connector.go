@@ -127,7 +127,9 @@ func (cfg Config) rules() (rotation.Config, error) {
 		return rotation.Config{}, err
 	}
 	drain := cfg.drain(maxLifetime)
-	if own := max(cfg.ConnMaxLifetime, 0); own > 0 && (maxLifetime == 0 || own < maxLifetime) {
+	// A connection counts its age from when the pool gets it, and may have been a spare
+	// for a tenth of its lifetime, a minute at the most.
+	if own := cfg.ConnMaxLifetime - min(cfg.ConnMaxLifetime/10, time.Minute); own > 0 && (maxLifetime == 0 || own < maxLifetime) {
 		maxLifetime = own
 	}
 	_, notified := cfg.Source.(Notifier)

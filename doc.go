@@ -23,8 +23,8 @@
 // Old connections leave in three ways, each a net under the one before:
 //
 //   - Drain. Once a login with the new credential has succeeded, the old
-//     connections are replaced one at a time, oldest first: a standby logs in, then
-//     database/sql is told to expire one connection, and takes the standby when it
+//     connections are replaced one at a time, oldest first: a spare logs in, then
+//     database/sql is told to expire one connection, and takes the spare when it
 //     asks for another.
 //   - Lifetime. database/sql retires every connection at an age of at most
 //     Window.MaxLifetime, whether or not anybody noticed a rotation. ([InPlace] has no

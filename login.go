@@ -592,6 +592,9 @@ func (c *Connector) sessionEnded(s *session) {
 	if !s.handed {
 		c.tasks.start(s.closeConn) // nobody else will
 	}
+	if s.pool != nil && s.pool.id == 0 {
+		poke(c.wake) // its *sql.DB may be closed, and nothing else tells
+	}
 }
 
 // forgetLocked strikes a session that is over.

@@ -32,7 +32,7 @@ type session struct {
 	handed bool  // a pool, or whoever called Connect, has it or had it
 	over   bool
 
-	used       atomic.Bool                   // something was sent since this was last asked
+	used       atomic.Bool                   // something was sent or read since this was last asked
 	expired    atomic.Pointer[OutlivedError] // set when it is cut off
 	connClosed atomic.Bool
 	settled    atomic.Bool // the login is over, and it is known which socket is the session's
@@ -246,6 +246,9 @@ type socket struct {
 // Read reads from the connection.
 func (k *socket) Read(b []byte) (int, error) {
 	n, err := k.Conn.Read(b)
+	if !k.session.used.Load() {
+		k.session.used.Store(true)
+	}
 	if n > 0 && !k.session.settled.Load() {
 		k.session.readFrom(k)
 	}

@@ -150,7 +150,7 @@ func (s *State) waitOrFail(c *version, retry Instant, now Now) Verdict {
 	case s.ep.on:
 		wait = Verdict{Kind: Wait, Version: c.id, Cause: ForAccept, Ambiguous: s.ep.unclear}
 		fail = Verdict{Kind: FailRefused, Version: c.id, Ambiguous: s.ep.unclear}
-		bound = s.ep.began.Add(s.cfg.RetryTimeout)
+		bound = max(s.ep.began, s.ep.helped).Add(s.cfg.RetryTimeout)
 		if s.ep.unclear && !c.proven {
 			bound = 0 // what has never worked may never do: say so at once
 		}

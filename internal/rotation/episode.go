@@ -37,6 +37,7 @@ type episode struct {
 	n       int     // refusals that counted
 	fresh   int     // new versions since it began
 	over    Instant // when the last one ended
+	helped  Instant // when a login with a predecessor succeeded last: callers had what they wanted until then
 }
 
 // begin begins an episode, or goes on with one that ended a short while ago: a server
@@ -130,7 +131,7 @@ func (s *State) succeeded(x *session, now Now) {
 		v.refusedAt, v.dead, v.gone = 0, false, false
 	}
 	if !x.latest {
-		s.fall = fallback{}
+		s.fall, s.ep.helped = fallback{}, now.Mono
 		if !v.dead {
 			v.provenAt = now.Mono
 		}
@@ -164,6 +165,9 @@ func (s *State) refused(x *session, unclear bool, now Now) {
 		s.refusedOld(v)
 	}
 	if !x.latest {
+		if s.fall.n == 0 && s.ep.on { // it has worked until now: something has changed
+			s.ep.next = min(s.ep.next, now.Mono)
+		}
 		s.fall.refused(s.ep.next, now)
 		return
 	}
