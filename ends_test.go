@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -70,6 +71,11 @@ type endedConn struct {
 	ends *ends
 	role string
 	once sync.Once
+}
+
+// SyscallConn passes on what is wrapped, so that the connection can be looked at.
+func (c *endedConn) SyscallConn() (syscall.RawConn, error) {
+	return c.Conn.(syscall.Conn).SyscallConn()
 }
 
 func (c *endedConn) Close() error {

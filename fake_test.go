@@ -139,6 +139,9 @@ func (s *fakeServer) login(ctx context.Context, cred Credential, dial Dial) (dri
 	return c, nil
 }
 
+// ProbeQuery is how a role is asked after, as it is with lib/pq.
+func (s *fakeServer) ProbeQuery() string { return "who am I" }
+
 // Rejected implements Opener.
 func (s *fakeServer) Rejected(err error) bool { return anySQLState(err, credentialRefused) }
 

@@ -523,9 +523,7 @@ func (c *Connector) fit(ctx context.Context, v rotation.Verdict) *session {
 	case found == peekOver:
 		c.discard(s)
 		return nil
-	case found == peekQuiet && !v.Check:
-		return s
-	case found == peekUnknown && !v.Check:
+	case found <= peekQuiet && !v.Check: // or it can't be looked at
 		return s
 	}
 	return c.askSpare(ctx, s)

@@ -62,7 +62,7 @@ func TestPasswordThatTheServerLearnsLater(t *testing.T) {
 // The role in use is dropped: its sessions fail every query, but no ping.
 func TestRoleInUseThatDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(cfg *Config) { cfg.Opener = askingOpener{cfg.Opener.(*fakeServer)} })
+		r := newRig(t, nil)
 		r.fill(5)
 		stop := make(chan struct{})
 		defer close(stop)
@@ -96,11 +96,6 @@ func TestRoleInUseThatDies(t *testing.T) {
 		}
 	})
 }
-
-// askingOpener has a query that asks whether a role lives.
-type askingOpener struct{ *fakeServer }
-
-func (askingOpener) ProbeQuery() string { return "who am I" }
 
 // A pooler says 08P01 for anything. When its server is back, so is the service, soon.
 func TestAmbiguousRefusalIsAskedAgainSoon(t *testing.T) {

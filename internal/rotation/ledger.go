@@ -220,11 +220,11 @@ func (s *State) over(x *session, now Now) {
 	s.drop(x)
 }
 
-// distrust closes the spares that would have to be looked at as well before they are
-// handed out: a caller who has met a dead one waits for no other.
+// distrust closes all spares: what has ended one has most likely ended the others, though
+// it may not have been heard of yet.
 func (s *State) distrust(now Now) {
 	for _, x := range s.loose {
-		if x.state == Spare && now.Mono >= x.ready.Add(spareTrust) {
+		if x.state == Spare {
 			s.move(x, Closing, Unneeded, now)
 		}
 	}
