@@ -257,10 +257,12 @@ func (s *FileSource) start() error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		looked := time.Now()
 		_ = s.look(context.Background(), true)
 		s.mu.Lock()
 		found := s.good != nil
 		err, pending := s.err, s.candidate != nil
+		settles := s.settlesLocked(looked)
 		// A file that is being written gets the time to become whole.
 		patience := max(s.opt.WaitFor, 0)
 		if pending && time.Since(s.modTime) < s.opt.settle() {
@@ -275,7 +277,8 @@ func (s *FileSource) start() error {
 			patience += s.opt.settle()
 			err = errors.New("it is being written all the time")
 		}
-		left := patience - time.Since(began)
+		// By when it looked, not by now: a process that is stalled has seen little.
+		left := max(patience-looked.Sub(began), settles)
 		if left <= 0 {
 			go s.release()
 			_ = s.Close()
@@ -287,6 +290,17 @@ func (s *FileSource) start() error {
 		case <-s.wake:
 		}
 	}
+}
+
+// settlesLocked returns how soon to look again at content that has not changed from one
+// look to the next, which began at looked, and is about to be believed: 0 if there is
+// none.
+func (s *FileSource) settlesLocked(looked time.Time) time.Duration {
+	c := s.candidate
+	if c == nil || s.err != nil || !c.since.Before(looked) {
+		return 0
+	}
+	return max(c.wait-time.Since(c.since), 1)
 }
 
 // Credential reads the path and returns the newest credential that is to be

@@ -629,6 +629,42 @@ func TestSettleTimeDependsOnHowItWasWritten(t *testing.T) {
 	}
 }
 
+// What a process that is stalled finds late is not what goes on for long.
+func TestNewFileSourceGivesContentItsTimeToSettle(t *testing.T) {
+	const settle, stalled = 200 * time.Millisecond, time.Second // more than content gets to settle, and less than a read may take
+	for name, gone := range map[string]bool{"a young file": false, "a file that appears": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s, err := newFileSource("/fake/secret", FileOptions{Username: "u1", Settle: settle, Logger: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				d := &fakeDisk{inode: "."}
+				s.gone = gone // what is there now may be half of it
+				looks := 0
+				s.read = func() (snapshot, error) {
+					if looks++; looks == 1 {
+						d.write("p1")
+					}
+					return d.read()
+				}
+				s.subscribe = func() (watching, error) {
+					time.Sleep(stalled) // within the first look
+					return d, nil
+				}
+				began := time.Now()
+				if err := s.start(); err != nil {
+					t.Fatalf("after %v and %d looks: %v", time.Since(began), looks, err)
+				}
+				defer closeSource(t, s)
+				if !isLogin(s.last(), 1) || time.Since(began) > stalled+settle+2*young {
+					t.Errorf("%s after %v", s.last().Username, time.Since(began))
+				}
+			})
+		})
+	}
+}
+
 func TestNewFileSourceSaysWhatIsWrong(t *testing.T) {
 	dir := t.TempDir()
 	put := func(name, content string) string {
