@@ -483,9 +483,11 @@ func TestServerWithoutRoomIsNotARefusal(t *testing.T) {
 				dials := &dialCount{}
 				w := newWitness(t, pgtest.New(t, test.options), func(cfg *Config) {
 					cfg.Dial, cfg.Drain = dials.dial, 500*time.Millisecond
+					// Nothing grows old while nobody can log in.
+					cfg.Window = Window{Overlap: 2 * time.Minute, Lag: time.Second, Checkout: 5 * time.Second}
 				})
 				l := w.startLoad(5, 5*time.Millisecond, 5*time.Second)
-				w.eventually(30*time.Second, "load", func() bool { return l.Done() > 200 })
+				w.eventually(30*time.Second, "load", func() bool { return l.Done() > 200 && w.sessions(w.role) == 5 })
 				if !test.load {
 					l.mustNotFail()
 				}
