@@ -108,6 +108,8 @@ func plants() map[string]string {
 		"TestAlternatingUsersRotate":                                     "login=40s",
 		"TestServerRestartIsNotARotation":                                "login=40s",
 		"TestBusyConnectionsGoWhenTheyComeBack":                          "login=40s",
+		"TestQueryOverTheHardEndSaysWhy":                                 "login=40s",
+		"TestStandbyThatTheServerHasEndedIsNotHandedOut":                 "read=25s",
 		"TestPreparedStatementsSurviveRotations":                         "login=40s",
 		"TestRetirementsOfASaturatedPoolAreSpreadOut":                    "login=40s",
 		"TestSoakBooksBalance":                                           "login=40s",
