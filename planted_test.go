@@ -113,8 +113,6 @@ func plants() map[string]string {
 		"TestPreparedStatementsSurviveRotations":                         "login=40s",
 		"TestRetirementsOfASaturatedPoolAreSpreadOut":                    "login=40s",
 		"TestSoakBooksBalance":                                           "login=40s",
-		"TestQueryOverTheHardEndSaysWhy":                                 "login=40s",
-		"TestStandbyThatTheServerHasEndedIsNotHandedOut":                 "login=40s",
 		"TestFileSourceSeesEveryWayOfWriting/vault_agent_rename":         "disk=15s",
 		"TestSoakFileSourceIsNeverTorn/rename":                           "disk=15s",
 		"TestWatcherIsSharedByManySources":                               "disk=15s",
