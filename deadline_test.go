@@ -90,6 +90,7 @@ func TestHardEndDependsOnNobody(t *testing.T) {
 				r := newRig(t, func(cfg *Config) {
 					hang(cfg, released)
 					cfg.Dial = closes.over(cfg.Dial)
+					cfg.RoleCheck = -1 // all are in use: asking would take a session more
 				})
 				defer close(released)
 				end := time.Now().Add(time.Minute)
