@@ -171,12 +171,10 @@ type Connector struct {
 	cfg        Config
 	dial       Dial
 	sourceName string // if it has one
-	log        *slog.Logger
-	trace      Trace
 	clock      rotation.Clock
 	lifetime   time.Duration // of the pools' connections while none is singled out
 	deadlines  *deadlines    // of the versions that have sessions
-	notices    notices
+	notices    *notices      // log lines and callbacks
 
 	plain, refresh sharedReader // of the source
 	calls          *calls       // of what was handed in
@@ -235,7 +233,6 @@ func New(cfg Config) (*Connector, error) {
 	c := &Connector{
 		cfg:      cfg,
 		dial:     cfg.Dial,
-		log:      cfg.Logger,
 		clock:    rotation.NewClock(time.Now()),
 		wake:     make(chan struct{}, 1),
 		changed:  make(chan struct{}),
@@ -253,20 +250,15 @@ func New(cfg Config) (*Connector, error) {
 	if s, ok := cfg.Source.(fmt.Stringer); ok {
 		c.sourceName = s.String()
 	}
-	if c.log == nil {
-		c.log = slog.Default()
-	}
-	if cfg.Trace != nil {
-		c.trace = *cfg.Trace
-	}
-	if d, short, _ := cfg.Window.lifetime(); short {
-		c.log.Warn("sqlrotate: the window leaves connections little time to live: they will log in again and again", "max_lifetime", d)
-	}
 	c.ctx, c.close = context.WithCancel(context.Background())
 	c.deadlines = newDeadlines(c.expire, c.now)
 	c.plain.read, c.refresh.read = c.readSource, c.refreshSource
 	c.plain.tasks, c.refresh.tasks = &c.tasks, &c.tasks
 	c.calls = newCalls(&c.tasks, cfg.loginTimeout())
+	c.notices = newNotices(cfg.Logger, cfg.Trace, c.calls)
+	if d, short, _ := cfg.Window.lifetime(); short {
+		c.notices.log(slog.LevelWarn, "sqlrotate: the window leaves connections little time to live: they will log in again and again", "max_lifetime", d)
+	}
 	return c, nil
 }
 
@@ -310,9 +302,7 @@ func (c *Connector) Close() error {
 	c.mu.Unlock()
 	c.close()
 	c.deadlines.stop()
-	began := time.Now()
-	c.tasks.wait(closeTimeout)
-	c.notices.flush(closeTimeout - time.Since(began))
+	c.tasks.wait(closeTimeout) // notices that wait included
 	return nil
 }
 

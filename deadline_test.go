@@ -28,15 +28,13 @@ type stuckChanged struct {
 
 func (s stuckChanged) Changed() <-chan struct{} { <-s.released; return nil }
 
-// stuckHandler is the same for a slog.Handler that is given a warning.
+// stuckHandler is the same for a slog.Handler.
 type stuckHandler struct {
 	slog.Handler
 	released <-chan struct{}
 }
 
-func (h stuckHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn
-}
+func (h stuckHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 func (h stuckHandler) Handle(context.Context, slog.Record) error { <-h.released; return nil }
 

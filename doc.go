@@ -49,6 +49,8 @@
 // Errors of this package begin with "sqlrotate:", where they are not a context's own,
 // and never contain a secret. A login fails with a [*RefusedError] or an [*ExpiredError] where the credential is to
 // blame, and otherwise mostly with the driver's own error: see [Connector.Connect].
+// A statement whose connection is closed under it, because the credential has ended, fails
+// with an [*OutlivedError] if the driver passes that on.
 // A [*DecodeError] is wrapped by the errors of a [FileSource] whose content is no
 // credential.
 package sqlrotate

@@ -5,6 +5,7 @@ package sqlrotate
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"net"
 	"sync"
 	"syscall"
@@ -75,7 +76,11 @@ type endedConn struct {
 
 // SyscallConn passes on what is wrapped, so that the connection can be looked at.
 func (c *endedConn) SyscallConn() (syscall.RawConn, error) {
-	return c.Conn.(syscall.Conn).SyscallConn()
+	raw, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return raw.SyscallConn()
 }
 
 func (c *endedConn) Close() error {

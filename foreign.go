@@ -28,7 +28,7 @@ const (
 type calls struct {
 	tasks *tasks
 
-	reads, refreshes, changes, healths, dials, logins, probes, pings, closes, netCloses foreign
+	reads, refreshes, changes, healths, dials, logins, probes, pings, closes, netCloses, logs, callbacks foreign
 }
 
 // newCalls returns calls that run among tasks. loginTimeout is how long a login may take;
@@ -48,6 +48,8 @@ func newCalls(tasks *tasks, loginTimeout time.Duration) *calls {
 	c.pings = foreign{name: "the driver's Ping", bound: 2 * pingTimeout, tasks: tasks}
 	c.closes = foreign{name: "the driver's Close", bound: closeTimeout, tasks: tasks, always: true}
 	c.netCloses = foreign{name: "the Close of a network connection", bound: closeTimeout, tasks: tasks, always: true}
+	c.logs = foreign{name: "the Logger", bound: noticeTimeout, tasks: tasks}
+	c.callbacks = foreign{name: "a callback of Config.Trace", bound: noticeTimeout, tasks: tasks}
 	return c
 }
 
@@ -61,7 +63,7 @@ func (c *calls) shut(conn io.Closer) {
 // hung returns what hangs, in words.
 func (c *calls) hung(now time.Time) (problems []error) {
 	for _, p := range []*foreign{
-		&c.reads, &c.refreshes, &c.changes, &c.healths, &c.dials, &c.logins, &c.probes, &c.pings, &c.closes, &c.netCloses,
+		&c.reads, &c.refreshes, &c.changes, &c.healths, &c.dials, &c.logins, &c.probes, &c.pings, &c.closes, &c.netCloses, &c.logs, &c.callbacks,
 	} {
 		if err := p.hangs(now, 1); err != nil {
 			problems = append(problems, err)
@@ -152,7 +154,7 @@ func callUntil[T any](done <-chan struct{}, p *foreign, f func() (T, error), lat
 func guarded[T any](name string, f func() (T, error)) (value T, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("sqlrotate: %s panicked with a value of type %T", name, r)
+			err = &panicError{name, fmt.Sprintf("%T", r)}
 		}
 	}()
 	value, err = f()
@@ -201,6 +203,14 @@ func (p *foreign) hangs(now time.Time, n int) error {
 		return nil
 	}
 	return &hungError{p.name, hung, now.Sub(first)}
+}
+
+// panicError says that something panicked, and with what type of value: the value itself may
+// hold a secret.
+type panicError struct{ name, value string }
+
+func (e *panicError) Error() string {
+	return fmt.Sprintf("sqlrotate: %s panicked with a value of type %s", e.name, e.value)
 }
 
 // hungError says that something is not called, because calls of it hang.

@@ -1148,3 +1148,37 @@ func TestLogOfACredentialThatHasEndedAlready(t *testing.T) {
 		}
 	})
 }
+
+// A burst waits for the login that goes ahead. If that fails, for whatever passing reason,
+// its caller alone fails; if the server lets nobody in, none waits for long.
+func TestOneFailedLoginFailsOneCaller(t *testing.T) {
+	for _, down := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, func(cfg *Config) {
+				s := cfg.Opener.(*fakeServer)
+				cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error) {
+					if n == 1 || down {
+						time.Sleep(3 * time.Millisecond)
+						return nil, errors.New("connection reset by peer")
+					}
+					return s.Open(ctx, cred, dial)
+				}}
+			})
+			start := time.Now()
+			var failed atomic.Int64
+			var callers sync.WaitGroup
+			for range 100 {
+				callers.Go(func() {
+					if r.db.PingContext(t.Context()) != nil {
+						failed.Add(1)
+					}
+				})
+			}
+			callers.Wait()
+			want := map[bool]int64{false: 1, true: 100}[down]
+			if took := time.Since(start); failed.Load() != want || took > 200*time.Millisecond {
+				t.Errorf("down=%t: %d of 100 callers fail, within %v", down, failed.Load(), took)
+			}
+		})
+	}
+}

@@ -385,8 +385,7 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
 	switch ev.(type) {
 	case rotation.LoginRefused:
 		refused, s.version.refusal = true, err
-		info := c.infoLocked(s.version.id, c.now())
-		c.notices.add(func() { c.trace.refused(info, err) })
+		c.notices.refused(c.infoLocked(s.version.id, c.now()), err)
 	case rotation.LoginFailed:
 		s.version.failure = err
 	case rotation.LoginAbandoned:

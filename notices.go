@@ -1,185 +1,173 @@
-// Notices: log lines and callbacks, one after the other, where they hold up nobody.
+// Notices: what the connector tells of, in the order in which it happened, without waiting
+// for who is told.
 
 package sqlrotate
 
 import (
+	"context"
+	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
-
-	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
-// maxNotices is how many notices may wait, for a logger or a callback that is slow or
-// stuck. Those beyond are dropped and counted.
-const maxNotices = 1024
+const (
+	// maxNotices is how many log lines and callbacks may wait for their turn.
+	maxNotices = 1000
 
-// notices calls what is added to it in that order, in a goroutine that there is only
-// while there is something to call.
+	// noticeTimeout is how long the next one waits for a log line or a callback.
+	noticeTimeout = time.Second
+)
+
+// notices are log lines and callbacks of [Trace] that wait for their turn: they are made
+// one after the other, in a goroutine that ends when there are no more. Telling never
+// blocks, and so may be done under any lock. All methods are safe for concurrent use.
 type notices struct {
+	logger *slog.Logger
+	trace  Trace
+	calls  *calls
+
 	mu      sync.Mutex // guards what follows; nothing is called under it
-	waiting []func()
-	idle    chan struct{} // closed when nothing waits any more; nil: nothing does
-	dropped uint64
+	queue   []notice
+	telling bool   // the goroutine runs
+	dropped uint64 // because the queue was full, or what is called hangs
+	unsaid  uint64 // of those, of how many the log has not said so
 }
 
-func (n *notices) add(f func()) {
+// notice is a log line or a callback.
+type notice struct {
+	line     *slog.Record
+	callback func()
+}
+
+// newNotices returns notices for a logger, nil for slog.Default(), and for callbacks, if
+// any.
+func newNotices(logger *slog.Logger, trace *Trace, calls *calls) *notices {
+	n := &notices{logger: logger, calls: calls}
+	if logger == nil {
+		n.logger = slog.Default()
+	}
+	if trace != nil {
+		n.trace = *trace
+	}
+	return n
+}
+
+// log has a line logged, with the time of the call.
+func (n *notices) log(level slog.Level, msg string, args ...any) {
+	n.tell(n.line(level, msg, args...))
+}
+
+func (n *notices) line(level slog.Level, msg string, args ...any) notice {
+	var caller [1]uintptr
+	runtime.Callers(3, caller[:]) // of log
+	r := slog.NewRecord(time.Now(), level, msg, caller[0])
+	r.Add(args...)
+	return notice{line: &r}
+}
+
+// handle passes a line to the logger.
+func (n *notices) handle(r slog.Record) {
+	if ctx := context.Background(); n.logger.Enabled(ctx, r.Level) {
+		_ = n.logger.Handler().Handle(ctx, r) // there is nobody to tell of it
+	}
+}
+
+func (n *notices) rotated(v VersionStats) {
+	if f := n.trace.Rotated; f != nil {
+		n.callback(func() { f(v) })
+	}
+}
+
+func (n *notices) proven(v VersionStats) {
+	if f := n.trace.Proven; f != nil {
+		n.callback(func() { f(v) })
+	}
+}
+
+func (n *notices) refused(v VersionStats, err error) {
+	if f := n.trace.Refused; f != nil {
+		n.callback(func() { f(v, err) })
+	}
+}
+
+func (n *notices) closed(v VersionStats, reason string, age time.Duration) {
+	if f := n.trace.Closed; f != nil {
+		n.callback(func() { f(v, reason, age) })
+	}
+}
+
+func (n *notices) overran(v VersionStats, age time.Duration) {
+	if f := n.trace.Overran; f != nil {
+		n.callback(func() { f(v, age) })
+	}
+}
+
+func (n *notices) drained(connections int, took time.Duration) {
+	if f := n.trace.Drained; f != nil {
+		n.callback(func() { f(connections, took) })
+	}
+}
+
+func (n *notices) callback(f func()) { n.tell(notice{callback: f}) }
+
+// tell queues a notice, or drops it if too many wait.
+func (n *notices) tell(t notice) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.waiting) >= maxNotices {
-		n.dropped++
+	if len(n.queue) >= maxNotices {
+		n.dropped, n.unsaid = n.dropped+1, n.unsaid+1
 		return
 	}
-	n.waiting = append(n.waiting, f)
-	if n.idle == nil {
-		n.idle = make(chan struct{})
-		go n.run()
+	n.queue = append(n.queue, t)
+	if !n.telling {
+		n.telling = true
+		n.calls.tasks.start(n.run)
 	}
 }
 
+// run makes the notices that wait.
 func (n *notices) run() {
 	for {
 		n.mu.Lock()
-		if len(n.waiting) == 0 {
-			close(n.idle)
-			n.idle = nil
+		if len(n.queue) == 0 {
+			n.telling, n.queue = false, nil
 			n.mu.Unlock()
 			return
 		}
-		f := n.waiting[0]
-		n.waiting = n.waiting[1:]
+		t, unsaid := n.queue[0], n.unsaid
+		n.queue, n.unsaid = n.queue[1:], 0
 		n.mu.Unlock()
-		n.call(f)
-	}
-}
-
-// call calls a callback, whose panic is not ours.
-func (n *notices) call(f func()) {
-	defer func() {
-		if r := recover(); r != nil {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.dropped++
+		if unsaid > 0 {
+			n.make(n.line(slog.LevelWarn, "sqlrotate: the logger or a callback of Config.Trace is too slow: log lines and callbacks were dropped", "dropped", unsaid))
 		}
-	}()
-	f()
-}
-
-// flush waits until everything has been called, for d at the most.
-func (n *notices) flush(d time.Duration) {
-	n.mu.Lock()
-	idle := n.idle
-	n.mu.Unlock()
-	if idle == nil {
-		return
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-idle:
-	case <-t.C:
+		n.make(t)
 	}
 }
 
-// lost returns how many notices were dropped.
-func (n *notices) lost() uint64 {
+// make makes a notice. Those who are told may hang, and panic.
+func (n *notices) make(t notice) {
+	to, f := &n.calls.callbacks, t.callback
+	if t.line != nil {
+		to, f = &n.calls.logs, func() { n.handle(*t.line) }
+	}
+	err := callFor(noticeTimeout, to, func() error { f(); return nil })
+	var hung *hungError
+	var panicked *panicError
+	switch {
+	case errors.As(err, &hung):
+		n.mu.Lock()
+		n.dropped, n.unsaid = n.dropped+1, n.unsaid+1
+		n.mu.Unlock()
+	case errors.As(err, &panicked) && t.line == nil:
+		n.log(slog.LevelError, "sqlrotate: a callback panicked", "err", err)
+	}
+}
+
+// drops returns how many were dropped.
+func (n *notices) drops() uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.dropped
-}
-
-// tellLocked puts what the rules say into a log line and a callback.
-func (c *Connector) tellLocked(n rotation.Notice, now rotation.Now) {
-	if n.Kind == rotation.SessionEnded {
-		c.tellEndedLocked(n, now)
-		return
-	}
-	v := c.book.get(n.Version)
-	if v == nil {
-		v = &version{}
-	}
-	info := c.infoLocked(n.Version, now)
-	level, msg := slog.LevelInfo, ""
-	args := []any{"version", v.label(), "user", v.cred.Username}
-	var callback func()
-	switch n.Kind {
-	case rotation.Rotated:
-		if c.rules.Snapshot(now).Counts.Rotations == 0 {
-			return // the first one
-		}
-		msg = "sqlrotate: new credential"
-		callback = func() { c.trace.rotated(info) }
-		if !c.unmanagedTold && len(c.pools) == 0 {
-			c.unmanagedTold = true
-			c.notices.add(func() {
-				c.log.Warn("sqlrotate: no *sql.DB is managed, so old connections can't be retired, only closed when their credential ends: open the pool with sqlrotate.OpenDB or call Manage")
-			})
-		}
-	case rotation.Accepted:
-		msg = "sqlrotate: the credential is accepted"
-		callback = func() { c.trace.proven(info) }
-	case rotation.Refused:
-		level, msg = slog.LevelWarn, "sqlrotate: the server refuses the credential"
-		args = append(args, "err", v.refusal)
-	case rotation.RoleDead:
-		level, msg = slog.LevelWarn, "sqlrotate: the server refuses a role before its time: its connections are replaced at once"
-	case rotation.EndsSoon:
-		level, msg = slog.LevelWarn, "sqlrotate: the credential ends soon and no successor has come"
-		args = append(args, "end", info.Ends)
-	case rotation.HasEnded:
-		level, msg = slog.LevelWarn, "sqlrotate: the credential has ended and no successor has come"
-		args = append(args, "end", info.Ends)
-	case rotation.SourceFailed:
-		level, msg = slog.LevelError, "sqlrotate: the source fails; the last good credential stays in use"
-		args = []any{"err", c.source.err, "version", v.label()}
-	case rotation.SourceHealed:
-		msg = "sqlrotate: the source is readable again"
-		args = []any{"version", v.label()}
-	case rotation.Unsettled:
-		level, msg = slog.LevelWarn, "sqlrotate: the source gives another login at nearly every read: it is read less often from now on"
-	case rotation.DrainBegan:
-		msg = "sqlrotate: old connections are being replaced"
-		args = []any{"connections", n.N}
-	case rotation.DrainDone:
-		msg = "sqlrotate: the rotation is complete: no connection of an older credential is left"
-		args = []any{"connections", n.N, "took", n.Took.Round(time.Millisecond)}
-		callback = func() { c.trace.drained(n.N, n.Took) }
-	case rotation.SessionPastIt:
-		level, msg = slog.LevelWarn, "sqlrotate: closing a connection that outlives its credential"
-		if c.cfg.NoSever {
-			msg = "sqlrotate: a connection outlives its credential"
-		}
-		args = append(args, "age", n.Took)
-		callback = func() { c.trace.overran(info, n.Took) }
-	}
-	c.notices.add(func() {
-		if msg != "" {
-			c.log.Log(c.ctx, level, msg, args...)
-		}
-		if callback != nil {
-			callback()
-		}
-	})
-}
-
-// tellEndedLocked tells of a connection that is closed.
-func (c *Connector) tellEndedLocked(n rotation.Notice, now rotation.Now) {
-	if c.trace.Closed == nil {
-		return
-	}
-	info := c.infoLocked(n.Version, now)
-	c.notices.add(func() { c.trace.closed(info, closeReason(n.Reason), n.Took) })
-}
-
-// closeReason names why a connection was closed, for people.
-func closeReason(r rotation.Reason) string {
-	switch r {
-	case rotation.Superseded, rotation.Revoked, rotation.Neighbour:
-		return "superseded"
-	case rotation.Aged, rotation.Ending:
-		return r.String()
-	case rotation.Expired:
-		return "severed"
-	}
-	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -164,7 +165,7 @@ func (c *Connector) slow(patience time.Duration) {
 	v := c.currentLocked()
 	c.mu.Unlock()
 	if first {
-		c.log.Warn("sqlrotate: the source is slow: logins don't wait for it and use the last good credential", "waited", patience, "version", v.label())
+		c.notices.log(slog.LevelWarn, "sqlrotate: the source is slow: logins don't wait for it and use the last good credential", "waited", patience, "version", v.label())
 	}
 }
 

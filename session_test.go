@@ -371,7 +371,7 @@ func (c *closingConn) QueryContext(ctx context.Context, q string, args []driver.
 // Whatever becomes of a session, the driver's connection is closed, and once: drivers may
 // have a goroutine for each.
 func TestDriversConnectionIsAlwaysClosed(t *testing.T) {
-	for _, where := range []string{"in Trace.Proven", "in the probe query", "as a standby", "in the pool"} {
+	for _, where := range []string{"in the login", "in the probe query", "as a standby", "in the pool"} {
 		t.Run(where, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
@@ -381,10 +381,7 @@ func TestDriversConnectionIsAlwaysClosed(t *testing.T) {
 					cfg.Bridge = -1
 					s := cfg.Opener.(*fakeServer)
 					slow := func() {}
-					switch where {
-					case "in Trace.Proven":
-						cfg.Trace = &Trace{Proven: func(VersionStats) { time.Sleep(2 * time.Second) }}
-					case "in the probe query":
+					if where == "in the probe query" {
 						cfg.Probe = "0s"
 						slow = func() { time.Sleep(2 * time.Second) }
 					}
@@ -392,6 +389,9 @@ func TestDriversConnectionIsAlwaysClosed(t *testing.T) {
 						conn, err := s.Open(ctx, cred, dial)
 						if err != nil {
 							return nil, err
+						}
+						if where == "in the login" {
+							time.Sleep(2 * time.Second)
 						}
 						closes := new(atomic.Int64)
 						mu.Lock()

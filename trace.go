@@ -9,9 +9,12 @@ import (
 	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
-// Trace has optional callbacks. They are called outside the connector's locks, from
-// many goroutines at once, and must return soon. Closed may be called by database/sql
-// while it holds a lock of the pool: callbacks must not use the *sql.DB.
+// Trace has optional callbacks. They are called one after the other, in the order of what
+// they tell of and soon after it, in a goroutine of the connector's own. So they may use the
+// connector and the *sql.DB; Close called by one waits for it, a second at the most. One that
+// takes longer than a second is left behind, and the next is called. Of log lines and
+// callbacks a thousand may wait for their turn; those that come on top are dropped and
+// counted in Stats.NoticesDropped. A panic is recovered, and logged.
 type Trace struct {
 	// Rotated: another credential than before was read, or an earlier one came
 	// back. It is not called for the first.
@@ -33,42 +36,6 @@ type Trace struct {
 	// Drained: after a rotation the last connection of an older credential is gone, of
 	// so many, after so long.
 	Drained func(connections int, took time.Duration)
-}
-
-func (t Trace) drained(n int, took time.Duration) {
-	if t.Drained != nil {
-		t.Drained(n, took)
-	}
-}
-
-func (t Trace) rotated(v VersionStats) {
-	if t.Rotated != nil {
-		t.Rotated(v)
-	}
-}
-
-func (t Trace) proven(v VersionStats) {
-	if t.Proven != nil {
-		t.Proven(v)
-	}
-}
-
-func (t Trace) refused(v VersionStats, err error) {
-	if t.Refused != nil {
-		t.Refused(v, err)
-	}
-}
-
-func (t Trace) closed(v VersionStats, reason string, age time.Duration) {
-	if t.Closed != nil {
-		t.Closed(v, reason, age)
-	}
-}
-
-func (t Trace) overran(v VersionStats, age time.Duration) {
-	if t.Overran != nil {
-		t.Overran(v, age)
-	}
 }
 
 // VersionStats describes one credential version.
@@ -103,12 +70,12 @@ type Stats struct {
 	Ending     uint64 // connections retired before the end of their credential
 	Overran    uint64 // connections that were open when their credential ended
 
-	SourceErrors uint64    // failed reads of the source
-	SourceRead   time.Time // last successful read of the source
-	Waiting      int       // logins that wait for a usable credential
-	Standby      bool      // a connection is ready to replace the next one retired
-	Draining     bool      // connections of older versions are being retired
-	NoticesLost  uint64    // log lines and callbacks dropped because a logger or a callback was stuck
+	SourceErrors   uint64    // failed reads of the source
+	SourceRead     time.Time // last successful read of the source
+	Waiting        int       // logins that wait for a usable credential
+	Standby        bool      // a connection is ready to replace the next one retired
+	Draining       bool      // connections of older versions are being retired
+	NoticesDropped uint64    // log lines and callbacks dropped because the logger or a callback was too slow
 }
 
 // Stats returns a snapshot.
@@ -123,7 +90,7 @@ func (c *Connector) Stats() Stats {
 		Superseded: n.Ended[rotation.Superseded] + n.Ended[rotation.Revoked] + n.Ended[rotation.Neighbour],
 		Aged:       n.Ended[rotation.Aged], Ending: n.Ended[rotation.Ending], Overran: n.Outlived,
 		SourceErrors: c.source.errors, SourceRead: c.source.read,
-		Waiting: c.waiting, Standby: seen.Spares > 0, NoticesLost: c.notices.lost(),
+		Waiting: c.waiting, Standby: seen.Spares > 0, NoticesDropped: c.notices.drops(),
 	}
 	for _, p := range seen.Pools {
 		s.Draining = s.Draining || p.DrainSince != 0

@@ -61,10 +61,13 @@ func TestConnectorAndAWindowThatLeavesLittleToLive(t *testing.T) {
 		{shortLifetime, ""},
 	} {
 		var log bytes.Buffer
-		_, err := New(Config{
+		c, err := New(Config{
 			Source: Static(login("v1", time.Time{})), Opener: newFakeServer(), Logger: slog.New(slog.NewTextHandler(&log, nil)),
 			Window: Window{Overlap: 2*time.Minute + test.left},
 		})
+		if err == nil {
+			_ = c.Close() // which flushes the log
+		}
 		said := log.String()
 		if err != nil {
 			said += err.Error()
