@@ -99,7 +99,7 @@ tools: bin/golangci-lint
 
 # Its own module, built outside the workspace: nobody's dependencies meet a linter's.
 bin/golangci-lint: internal/tools/go.mod internal/tools/go.sum
-	GOWORK=off go build -v -C internal/tools -o $(CURDIR)/bin/ tool
+	GOWORK=off go build -C internal/tools -v -o $(CURDIR)/bin/ tool
 	@touch $@
 
 # With the race detector because the tests are: nothing is compiled twice.
@@ -164,7 +164,7 @@ demo-short:
 vault:
 	@if ! command -v vault && [ ! -x "$(VAULT)" ]; then \
 		mkdir -p "$(dir $(VAULT))"; \
-		GOWORK=off go build -v -C integration/vaultbin -ldflags '-s -w' -o "$(VAULT).new" github.com/hashicorp/vault && mv "$(VAULT).new" "$(VAULT)"; \
+		GOWORK=off go build -C integration/vaultbin -v -ldflags '-s -w' -o "$(VAULT).new" github.com/hashicorp/vault && mv "$(VAULT).new" "$(VAULT)"; \
 	fi
 
 integration-lint:

@@ -145,7 +145,7 @@ func (c *Connector) connect(ctx context.Context, pool rotation.PoolID) (driver.C
 func (c *Connector) choose(pool rotation.PoolID, waited bool) (rotation.Verdict, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	v := c.rules.Choose(pool, c.now())
+	v, changed := c.rules.Choose(pool, c.now()), c.changed // before anything else happens
 	waiting := c.waiting
 	if waited {
 		waiting--
@@ -155,11 +155,11 @@ func (c *Connector) choose(pool rotation.PoolID, waited bool) (rotation.Verdict,
 	}
 	if waiting == c.waiting {
 		c.stepLocked(rotation.Tick{})
-		return v, c.changed
+		return v, changed
 	}
 	c.waiting = waiting
 	c.stepLocked(rotation.Waiting{N: waiting})
-	return v, c.changed
+	return v, changed
 }
 
 // leave notes that a caller waits no more.
