@@ -1,6 +1,9 @@
 # Each target does its own set-up on Debian and Ubuntu, and says so; Go and make must
 # be there.
 
+# What a target needs is there before it is used, whatever -j says.
+.NOTPARALLEL:
+
 # The directories of the modules in go.work, and all their packages: the one whose
 # tests take longest is built while others are tested, and then has the machine.
 MODULES  = $(shell go list -m -f '{{.Dir}}')
