@@ -17,7 +17,8 @@
 #	fetch-go  the release's own Go, which may: told so, or it works
 #
 # It runs the demo and the tests of one package, or with -full the whole of
-# `make test`, and ends with a line for each case.
+# `make test`, and ends with a line for each case. In a chroot there are no user
+# namespaces: the tests that need one are skipped.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/../.." && pwd)
