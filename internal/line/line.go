@@ -28,9 +28,12 @@ const (
 	cleanerGap = 50 * time.Millisecond
 
 	// The line is set anew this often at the least and at the most. Until then it moves
-	// on, and one born as much later may go in place of the one that is meant.
-	minRefresh = 4 * time.Millisecond
-	maxRefresh = 250 * time.Millisecond
+	// on, and one born as much later may go in place of the one that is meant. While one
+	// that is in use is awaited for long, that is ever less often: it is retired when it
+	// comes back, whether or not anybody looks.
+	minRefresh  = 2 * time.Millisecond
+	maxRefresh  = 250 * time.Millisecond
+	longRefresh = time.Minute
 
 	// Unlimited is the lifetime of connections that don't age. Not 0: the pool's cleaner
 	// runs only while there is a limit.
@@ -44,6 +47,7 @@ type Line struct {
 	pool  []birth // in their order
 	held  bool
 	at    rotation.Instant // the birth that the line is held at
+	since rotation.Instant // since when
 	woken rotation.Instant // when the cleaner was last woken for that
 	set   [2]time.Duration
 }
@@ -98,7 +102,10 @@ func (l *Line) Step(going func(rotation.SessionID) bool, now rotation.Instant) (
 		return set, rotation.Never
 	}
 	at := l.pool[last].at
-	margin, refresh := slack, maxRefresh
+	if !l.held || at != l.at {
+		l.since = now
+	}
+	margin, refresh := slack, min(max(maxRefresh, now.Sub(l.since)/16), longRefresh)
 	if last+1 < len(l.pool) {
 		gap := l.pool[last+1].at.Sub(at)
 		margin = min(margin, gap/2)
