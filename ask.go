@@ -26,15 +26,22 @@ type borrowing struct{}
 
 var errNoneIdle = errors.New("sqlrotate: no idle connection to borrow")
 
-// ask puts a question to the server and tells the rules the answer.
-func (c *Connector) ask(a rotation.Ask) {
+// question is one that the connector puts on its own account.
+type question struct {
+	c *Connector
+	rotation.Ask
+}
+
+// put puts the question to the server and tells the rules the answer.
+func (q question) put() {
+	c, a := q.c, q.Ask
 	answer := rotation.Unanswered
 	if a.How == rotation.OnSpare {
 		c.mu.Lock()
 		s := c.sessions[a.Session]
 		c.mu.Unlock()
 		if s != nil {
-			answer = c.question(c.ctx, s)
+			answer = c.askSession(c.ctx, s)
 		}
 	} else {
 		answer = c.askIdle(a.Version)
@@ -83,7 +90,7 @@ func (c *Connector) askPool(db *sql.DB, version rotation.VersionID) (answer rota
 		if s == nil || s.version.id != version {
 			return nil
 		}
-		answer = c.question(c.ctx, s)
+		answer = c.askSession(c.ctx, s)
 		return nil
 	})
 	return answer
@@ -105,9 +112,9 @@ func (c *Connector) sessionOf(raw any) *session {
 	return nil
 }
 
-// question runs the probe query. A server that says that the query itself is wrong is not
+// askSession runs the probe query. A server that says that the query itself is wrong is not
 // asked again.
-func (c *Connector) question(ctx context.Context, s *session) rotation.Answer {
+func (c *Connector) askSession(ctx context.Context, s *session) rotation.Answer {
 	query := c.cfg.probe()
 	if query == "" {
 		return rotation.Unasked

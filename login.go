@@ -404,8 +404,16 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
 	return err
 }
 
-// logIn carries out a login of the connector's own.
-func (c *Connector) logIn(l rotation.Login) {
+// ownLogin is a login of the connector's own. Its contexts are the connector's, whoever's
+// event it follows from.
+type ownLogin struct {
+	c *Connector
+	rotation.Login
+}
+
+// begin logs in.
+func (l ownLogin) begin() {
+	c := l.c
 	c.mu.Lock()
 	settled := !c.rules.Snapshot(c.now()).Unsettled // else its reads are rationed
 	c.mu.Unlock()

@@ -36,10 +36,10 @@ func (c *Connector) stepLocked(ev rotation.Event) (stale bool) {
 // beginLocked sets going what follows from an event. Nothing here takes long.
 func (c *Connector) beginLocked(do rotation.Effects, now rotation.Now) {
 	for _, l := range do.Logins {
-		c.tasks.start(func() { c.logIn(l) })
+		c.tasks.start(ownLogin{c, l}.begin)
 	}
 	for _, a := range do.Asks {
-		c.tasks.start(func() { c.ask(a) })
+		c.tasks.start(question{c, a}.put)
 	}
 	for _, id := range do.Close {
 		if s := c.sessions[id]; s != nil {

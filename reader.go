@@ -274,9 +274,9 @@ func (c *Connector) watch(n Notifier) {
 // listen returns a channel that is closed when the source has changed. It is nil if none
 // can be had: then the source is read like one that doesn't tell.
 func (c *Connector) listen(n Notifier) <-chan struct{} {
-	ctx, cancel := context.WithTimeout(c.ctx, askTimeout)
-	defer cancel()
-	changed, err := call(ctx, &c.calls.changes, func(context.Context) (<-chan struct{}, error) { return n.Changed(), nil }, nil)
+	late := make(chan struct{})
+	defer time.AfterFunc(askTimeout, func() { close(late) }).Stop()
+	changed, err := callUntil(late, &c.calls.changes, func() (<-chan struct{}, error) { return n.Changed(), nil }, nil)
 	if err != nil {
 		changed = nil
 	}

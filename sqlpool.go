@@ -103,7 +103,7 @@ func (c *Connector) manage(db *sql.DB, id rotation.PoolID) {
 	}
 	p.dbs = append(p.dbs, db)
 	c.mu.Unlock()
-	setLifetime(db, p.base)
+	db.SetConnMaxLifetime(p.base)
 	poke(c.wake)
 }
 
