@@ -81,9 +81,14 @@ func (c *Connector) tellLocked(n rotation.Notice, now rotation.Now) {
 
 // tellEndedLocked tells of a connection that is closed.
 func (c *Connector) tellEndedLocked(n rotation.Notice, now rotation.Now) {
-	if c.notices.trace.Closed != nil {
-		c.notices.closed(c.infoLocked(n.Version, now), closeReason(n.Reason), n.Took)
+	if c.notices.trace.Closed == nil {
+		return
 	}
+	info, why := c.infoLocked(n.Version, now), closeReason(n.Reason)
+	if n.Reason == rotation.Neighbour && info.Current {
+		why = "" // it went with one that was superseded
+	}
+	c.notices.closed(info, why, n.Took)
 }
 
 // closeReason names why a connection was closed, for people.

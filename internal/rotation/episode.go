@@ -142,7 +142,7 @@ func (s *State) succeeded(x *session, now Now) {
 		if x.began < s.ep.heard {
 			return // the server may have said so before it changed its mind
 		}
-		s.ep.on, s.ep.over = false, now.Mono
+		s.ep.on, s.ep.over, s.ep.fresh = false, now.Mono, 0
 		first = true
 	}
 	v.provenAt, s.lastLogin = now.Mono, now.Mono
