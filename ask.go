@@ -104,8 +104,9 @@ func (c *Connector) sessionOf(raw any) *session {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range c.sessions {
-		if s.conn == conn {
+	for id, s := range c.sessions {
+		// One that is still logging in has no connection yet.
+		if c.rules.Session(id).State.InPool() && s.conn == conn {
 			return s
 		}
 	}
