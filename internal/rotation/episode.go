@@ -30,38 +30,46 @@ const (
 // comes.
 type episode struct {
 	on      bool
-	unclear bool    // no refusal of it was about the credential for certain
-	began   Instant // how long callers wait counts from here
-	heard   Instant // when the last refusal that counted was heard
-	next    Instant // the connector doesn't ask again before this
-	n       int     // refusals that counted
-	fresh   int     // new versions since it began
-	over    Instant // when the last one ended
-	helped  Instant // when a login with a predecessor succeeded last: callers had what they wanted until then
+	unclear bool      // no refusal of it was about the credential for certain
+	began   Instant   // how long callers wait counts from here
+	heard   Instant   // when the last refusal that counted was heard
+	next    Instant   // the connector doesn't ask again before this
+	n       int       // refusals that counted
+	about   VersionID // whose refusal began it
+	settled bool      // another version's success ended it
+	fresh   int       // new versions since it began
+	over    Instant   // when the last one ended
+	helped  Instant   // when a login with a predecessor succeeded last: callers had what they wanted until then
 }
 
 // begin begins an episode, or goes on with one that ended a short while ago: a server
-// or a source that changes its mind all the time gets no new patience each time.
-func (s *State) begin(unclear bool, now Now) {
+// or a source that changes its mind all the time gets no new patience each time. v is the
+// version that was refused.
+func (s *State) begin(v *version, unclear bool, now Now) {
 	e := &s.ep
 	if e.over != 0 && now.Mono.Sub(e.over) < memory {
 		e.resume(now)
 	} else {
 		*e = episode{began: now.Mono}
 	}
-	e.on, e.unclear = true, unclear
-	for _, v := range s.versions {
-		v.provenAt = 0 // whatever was proven may have changed with it
+	e.on, e.unclear, e.about = true, unclear, v.id
+	for _, old := range s.versions {
+		old.provenAt = 0 // whatever was proven may have changed with it
 	}
 	s.tell(Notice{Kind: Refused, Version: s.versions[0].id, Ambiguous: unclear})
 }
 
 // resume goes on with the last episode, but for what has worn off: how long callers have
 // waited by the time for which logins were accepted, and a step of the backoff by wearOff
-// times its length.
+// times its length. Where that episode ended as it should, with another credential, callers
+// wait anew: in-place rotations in a row are one outage each.
 func (e *episode) resume(now Now) {
 	quiet := now.Mono.Sub(e.over)
-	e.began = max(1, now.Mono.Add(-max(0, e.over.Sub(e.began)-quiet)))
+	waited := max(0, e.over.Sub(e.began)-quiet)
+	if e.settled {
+		waited = 0
+	}
+	e.began = max(1, now.Mono.Add(-waited))
 	for e.n > 0 && quiet >= wearOff*backoff(e.n, retryMin, retryMax) {
 		quiet -= wearOff * backoff(e.n, retryMin, retryMax)
 		e.n--
@@ -74,7 +82,7 @@ func (e *episode) resume(now Now) {
 func (s *State) refuse(v *version, unclear bool, now Now) {
 	e := &s.ep
 	if !e.on {
-		s.begin(unclear, now)
+		s.begin(v, unclear, now)
 	}
 	e.unclear = e.unclear && unclear
 	e.n++
@@ -95,7 +103,7 @@ func (s *State) refuse(v *version, unclear bool, now Now) {
 // once, but not each of a hundred.
 func (s *State) freshVersion(v *version, now Now) {
 	if !s.ep.on && v.refusedAt != 0 && now.Mono.Sub(v.refusedAt) < memory {
-		s.begin(v.unclear, now) // it has come back, and is known
+		s.begin(v, v.unclear, now) // it has come back, and is known
 	}
 	if s.rotatedAt != 0 && now.Mono.Sub(s.rotatedAt) < memory {
 		s.churn++
@@ -143,6 +151,7 @@ func (s *State) succeeded(x *session, now Now) {
 			return // the server may have said so before it changed its mind
 		}
 		s.ep.on, s.ep.over, s.ep.fresh = false, now.Mono, 0
+		s.ep.settled = v.id != s.ep.about
 		first = true
 	}
 	v.provenAt, s.lastLogin = now.Mono, now.Mono

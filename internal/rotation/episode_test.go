@@ -246,6 +246,47 @@ func TestAnEpisodeGoesOn(t *testing.T) {
 	}
 }
 
+// Callers wait anew where the last episode was ended by another credential: of in-place
+// rotations one after the other each is an outage of its own. The backoff goes on.
+func TestAnEpisodeThatANewVersionEndedIsOver(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		spent time.Duration // of the callers' time
+		heal  func(r *rig)
+	}{
+		{"the version that was refused is accepted", 3500 * ms, func(r *rig) { r.ok(r.own(Prove)) }},
+		{"another one is", 0, func(r *rig) {
+			login := r.own(Prove)
+			r.read(2)
+			r.refuse(login)
+			r.until(r.s.ep.next)
+			r.ok(r.own(Prove))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, inPlace())
+			r.refuse(r.begin())
+			r.step(Waiting{N: 1})
+			r.after(retryMin)
+			r.refuse(r.own(Prove))
+			r.after(sec)
+			r.refuse(r.own(Prove))
+			r.after(2 * sec)
+			tt.heal(r)
+			if r.s.ep.on {
+				t.Fatal("the episode goes on")
+			}
+			r.s.refuse(r.s.current(), false, r.now)
+			if got := r.now.Mono.Sub(r.s.ep.began); got != tt.spent {
+				t.Errorf("callers have waited %v, want %v", got, tt.spent)
+			}
+			if r.s.ep.n < 4 {
+				t.Errorf("the backoff begins anew, with step %d", r.s.ep.n)
+			}
+		})
+	}
+}
+
 // A version that was refused and comes back brings its episode with it, for a minute.
 func TestARefusedVersionThatComesBackIsKnown(t *testing.T) {
 	for _, tt := range []struct {
