@@ -116,7 +116,7 @@ func (c *Connector) sessionOf(raw any) *session {
 // askSession runs the probe query. A server that says that the query itself is wrong is not
 // asked again.
 func (c *Connector) askSession(ctx context.Context, s *session) rotation.Answer {
-	query := c.cfg.probe()
+	query := c.cfg.probeQuery()
 	if query == "" {
 		return rotation.Unasked
 	}

@@ -31,6 +31,14 @@ func (v *version) label() string {
 	return fmt.Sprintf("#%d (%s)", v.id, v.cred.Version)
 }
 
+// refusalCode is the server's code of that refusal; empty if it gave none.
+func (v *version) refusalCode() string {
+	if refusal, ok := v.refusal.(*loginError); ok { //nolint:errorlint // it is not wrapped
+		return refusal.code
+	}
+	return ""
+}
+
 // book numbers the logins that the source gives.
 type book struct {
 	tokens   bool // passwords are tokens: the user name alone makes a version

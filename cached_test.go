@@ -318,8 +318,8 @@ func TestHealthySaysOnceThatTheSourceFails(t *testing.T) {
 		if r.db.Ping() == nil {
 			t.Fatal("a login without a credential")
 		}
-		if err := r.c.Healthy(); err == nil || strings.Count(err.Error(), "source is down") != 1 || strings.Count(err.Error(), "sqlrotate:") != 1 {
-			t.Errorf("Healthy says: %v", err)
+		if err := r.c.CheckHealth(); err == nil || strings.Count(err.Error(), "source is down") != 1 || strings.Count(err.Error(), "sqlrotate:") != 1 {
+			t.Errorf("CheckHealth says: %v", err)
 		}
 	})
 }
@@ -679,17 +679,17 @@ func TestCachedKeepsTheLastGoodFromOneThatHasEnded(t *testing.T) {
 func TestLoginOverACacheOfWhatHasEnded(t *testing.T) {
 	for _, cached := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			source := Static(login("v1", time.Now().Add(-time.Minute)))
+			source := StaticSource(login("v1", time.Now().Add(-time.Minute)))
 			if cached {
 				source = newCached(t, source, CacheOptions{})
 			}
-			r := newRig(t, func(cfg *Config) { cfg.Source, cfg.Bridge = source, -1 })
+			r := newRig(t, func(cfg *Config) { cfg.Source, cfg.RetryTimeout = source, -1 })
 			err := r.db.Ping()
 			var expired *ExpiredError
 			if !errors.As(err, &expired) || expired.Username != "v1" {
 				t.Errorf("cached=%t: %v", cached, err)
 			}
-			if err := r.c.Healthy(); err == nil || !strings.Contains(err.Error(), "end") {
+			if err := r.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "end") {
 				t.Errorf("cached=%t: health: %v", cached, err)
 			}
 		})
@@ -857,7 +857,7 @@ func TestCachedHealthIncludesTheSourcesOwn(t *testing.T) {
 }
 
 func TestCachedRefusesWhatCannotBeMeant(t *testing.T) {
-	src := Static(login("v1", time.Time{}))
+	src := StaticSource(login("v1", time.Time{}))
 	for _, test := range []struct {
 		src  Source
 		opt  CacheOptions
@@ -934,7 +934,7 @@ func TestCachedConvergesBehindALaggingReplica(t *testing.T) {
 				r := newRig(t, func(cfg *Config) {
 					src.server = cfg.Opener.(*fakeServer)
 					cfg.Source = cache
-					cfg.Bridge = 5 * time.Minute
+					cfg.RetryTimeout = 5 * time.Minute
 				})
 				start := time.Now()
 				for {

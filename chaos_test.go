@@ -151,7 +151,7 @@ func TestSoakApplicationSurvivesChaos(t *testing.T) {
 	t.Parallel()
 	const overlap, lag, poll = 8 * time.Second, 4 * time.Second, 200 * time.Millisecond
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
-		cfg.Window = Window{Overlap: overlap, Lag: lag, Checkout: time.Second}
+		cfg.Window = Window{Overlap: overlap, Lag: lag, MaxInUse: time.Second}
 	})
 	s.meter.AskServer(s.server.Admin())
 	v := newVandal(t, s.path)
@@ -182,7 +182,7 @@ func TestSoakApplicationSurvivesChaos(t *testing.T) {
 		newest := s.version(s.role)
 		return newest.Current && newest.Proven
 	})
-	s.eventually(10*time.Second, "all is well", func() bool { return s.c.Healthy() == nil })
+	s.eventually(10*time.Second, "all is well", func() bool { return s.c.CheckHealth() == nil })
 	revocations.Wait()
 	l.mustNotFail()
 	s.mustLeaveNoSession()

@@ -18,46 +18,50 @@ import (
 
 // Config is what [New] builds a [Connector] from.
 type Config struct {
+	// Name names the connector in its log lines and in Stats, for processes that have
+	// several. It is the application's to choose. Empty means that it has none.
+	Name string
+
 	// Source is where the latest credential comes from. Required. It is read for
 	// every new connection and stays the caller's to close.
 	Source Source
 
-	// Opener logs in: [Postgres] for lib/pq. Required.
+	// Opener logs in: [LibPQ] for lib/pq. Required.
 	Opener Opener
 
 	// Window is the overlap of a credential and its successor. Required: see
 	// [Window] and [InPlace].
 	Window Window
 
-	// Probe is a query that says what "works" means, for logins that succeed with
+	// ProbeQuery is a query that says what "works" means, for logins that succeed with
 	// a role that can do nothing. It is run, and its rows discarded, after a login
 	// with a credential that has not proven itself yet, within LoginTimeout; if it
 	// fails, the credential counts as refused. It is also how the server is asked
 	// whether a role still lives. The driver's connection must be a
 	// driver.QueryerContext. Empty means that a login is proof enough, and that roles
 	// are asked after with the Opener's own query, if it has a method ProbeQuery()
-	// string, as [Postgres] has.
-	Probe string
+	// string, as [LibPQ] has.
+	ProbeQuery string
 
-	// Bridge is how long after the first refusal, or after the credential's
+	// RetryTimeout is how long after the first refusal, or after the credential's
 	// NotAfter, logins wait for the source and the server to agree again, within the
 	// contexts of those who ask for them. It is counted once for all of them: after
 	// it they fail at once. Zero means 30 s; negative means not at all. A connection
 	// that the pool opens on its own account has no deadline of its own and waits as
 	// long.
-	Bridge time.Duration
+	RetryTimeout time.Duration
 
 	// LoginTimeout bounds each login. Zero means 30 s; negative means no bound but
 	// the caller's context. The connector's own logins have no caller: without a
 	// bound one that hangs holds up the drain.
 	LoginTimeout time.Duration
 
-	// Drain is the time over which old connections are replaced after a rotation,
+	// DrainTime is the time over which old connections are replaced after a rotation,
 	// one after the other. Zero means a third of the window's MaxLifetime and at most
 	// two minutes (with [InPlace] and [LoginTokens], a minute); negative means at once.
 	// A window that is nearly over makes it hurry, and so does an old role that turns
 	// out to be dead. Connections that are in use go when they come back.
-	Drain time.Duration
+	DrainTime time.Duration
 
 	// ConnMaxLifetime is the longest that a connection may live, as
 	// sql.DB.SetConnMaxLifetime would have it: the connector takes that setting over.
@@ -78,13 +82,13 @@ type Config struct {
 	// where the server locks accounts by counting refused passwords.
 	NoFallback bool
 
-	// NoSever leaves connections open whose credential has ended: at the end of
+	// NoForceClose leaves connections open whose credential has ended: at the end of
 	// the overlap, or at NotAfter. What is left then is a query that outran the
-	// window; without NoSever its connection is closed under it.
-	NoSever bool
+	// window; without NoForceClose its connection is closed under it.
+	NoForceClose bool
 
 	// Dial opens network connections. Nil means a zero net.Dialer.
-	Dial Dial
+	Dial DialFunc
 
 	// Logger gets a line for every change of state, never a secret. Nil means
 	// slog.Default().
@@ -95,26 +99,28 @@ type Config struct {
 }
 
 const (
-	defaultBridge       = 30 * time.Second
+	defaultRetryTimeout = 30 * time.Second
 	defaultLoginTimeout = 30 * time.Second
 	defaultRoleCheck    = 20 * time.Second
 	maxDrainTime        = 2 * time.Minute
 	leisure             = time.Minute // the DrainTime of sessions that live on
 )
 
-func (cfg Config) bridge() time.Duration { return orDefault(cfg.Bridge, defaultBridge) }
+func (cfg Config) retryTimeout() time.Duration {
+	return orDefault(cfg.RetryTimeout, defaultRetryTimeout)
+}
 func (cfg Config) loginTimeout() time.Duration {
 	return orDefault(cfg.LoginTimeout, defaultLoginTimeout)
 }
 
-// drain returns the time over which old connections are replaced, where the window
+// drainTime returns the time over which old connections are replaced, where the window
 // leaves a connection maxLifetime to live, or no limit, which is zero.
-func (cfg Config) drain(maxLifetime time.Duration) time.Duration {
+func (cfg Config) drainTime(maxLifetime time.Duration) time.Duration {
 	def := leisure
 	if maxLifetime > 0 {
 		def = min(maxLifetime/3, maxDrainTime)
 	}
-	return orDefault(cfg.Drain, def)
+	return orDefault(cfg.DrainTime, def)
 }
 
 // rules is the configuration of the core.
@@ -126,7 +132,7 @@ func (cfg Config) rules() (rotation.Config, error) {
 	if err := plausible("Config.ConnMaxLifetime", cfg.ConnMaxLifetime); err != nil {
 		return rotation.Config{}, err
 	}
-	drain := cfg.drain(maxLifetime)
+	drainTime := cfg.drainTime(maxLifetime)
 	// A connection counts its age from when the pool gets it, and may have been a spare
 	// for a tenth of its lifetime, a minute at the most.
 	if own := cfg.ConnMaxLifetime - min(cfg.ConnMaxLifetime/10, time.Minute); own > 0 && (maxLifetime == 0 || own < maxLifetime) {
@@ -137,23 +143,23 @@ func (cfg Config) rules() (rotation.Config, error) {
 		Kind:         cfg.Window.kind,
 		Overlap:      cfg.Window.Overlap,
 		Lag:          cfg.Window.lag(),
-		MaxInUse:     cfg.Window.checkout(),
+		MaxInUse:     cfg.Window.maxInUse(),
 		MaxLifetime:  maxLifetime,
-		DrainTime:    drain,
-		RetryTimeout: cfg.bridge(),
+		DrainTime:    drainTime,
+		RetryTimeout: cfg.retryTimeout(),
 		NoFallback:   cfg.NoFallback,
 		Notified:     notified,
 		AskAfter:     orDefault(cfg.RoleCheck, defaultRoleCheck),
-		AskByQuery:   cfg.probe() != "",
+		AskByQuery:   cfg.probeQuery() != "",
 		Seed:         rand.Uint64(),
 	}, nil
 }
 
-// probe is the query that asks whether a role lives: the application's, or else the
+// probeQuery is the query that asks whether a role lives: the application's, or else the
 // Opener's.
-func (cfg Config) probe() string {
-	if cfg.Probe != "" {
-		return cfg.Probe
+func (cfg Config) probeQuery() string {
+	if cfg.ProbeQuery != "" {
+		return cfg.ProbeQuery
 	}
 	if o, ok := cfg.Opener.(interface{ ProbeQuery() string }); ok {
 		return o.ProbeQuery()
@@ -169,9 +175,10 @@ var ErrClosed = errors.New("sqlrotate: connector is closed")
 // methods are safe for concurrent use.
 type Connector struct {
 	cfg        Config
-	dial       Dial
+	dial       DialFunc
 	sourceName string // if it has one
 	clock      rotation.Clock
+	window     WindowStats   // in force
 	lifetime   time.Duration // of the pools' connections while none is singled out
 	deadlines  *deadlines    // of the versions that have sessions
 	notices    *notices      // log lines and callbacks
@@ -198,10 +205,18 @@ type Connector struct {
 	waiting  int             // callers that wait
 	changed  chan struct{}   // closed and replaced when they should look again
 	source   sourceState
-	ends     []rotation.VersionEnd // kept for its memory
+	tally
+	ends []rotation.VersionEnd // kept for its memory
 
 	probeOff      bool // the probe query is wrong
 	unmanagedTold bool // that no pool is managed
+}
+
+// tally is what the rules don't count.
+type tally struct {
+	loginTime time.Duration // of the logins that succeeded
+	lastLogin time.Time
+	failures  map[ConnectFailure]uint64
 }
 
 // sourceState is how the source has been doing.
@@ -244,6 +259,11 @@ func New(cfg Config) (*Connector, error) {
 	if c.lifetime = c.rules.Lifetime(); c.lifetime == 0 {
 		c.lifetime = unlimited
 	}
+	c.failures = make(map[ConnectFailure]uint64)
+	c.window = WindowStats{
+		MaxLifetime: c.rules.Lifetime(), Overlap: cfg.Window.Overlap, Lag: rules.Lag, MaxInUse: rules.MaxInUse,
+		RetryTimeout: max(rules.RetryTimeout, 0), DrainTime: max(rules.DrainTime, 0),
+	}
 	if c.dial == nil {
 		c.dial = new(net.Dialer).DialContext
 	}
@@ -255,7 +275,7 @@ func New(cfg Config) (*Connector, error) {
 	c.plain.read, c.refresh.read = c.readSource, c.refreshSource
 	c.plain.tasks, c.refresh.tasks = &c.tasks, &c.tasks
 	c.calls = newCalls(&c.tasks, cfg.loginTimeout())
-	c.notices = newNotices(cfg.Logger, cfg.Trace, c.calls)
+	c.notices = newNotices(cfg.Name, cfg.Logger, cfg.Trace, c.calls)
 	if d, short, _ := cfg.Window.lifetime(); short {
 		c.notices.log(slog.LevelWarn, "sqlrotate: the window leaves connections little time to live: they will log in again and again", "max_lifetime", d)
 	}
@@ -268,7 +288,7 @@ func New(cfg Config) (*Connector, error) {
 //
 // If the server refuses the credential, Connect reads the source again, uses the
 // previous credential while it is inside its overlap, and else waits for the
-// source or the server to change, for at most Config.Bridge from the first
+// source or the server to change, for at most Config.RetryTimeout from the first
 // refusal. Then the error is a [*RefusedError]; it is an [*ExpiredError] if the
 // latest credential has ended, [ErrClosed] after Close, and the source's if it has
 // never given a credential. Other errors are the driver's own or those of a context,

@@ -10,7 +10,7 @@ func TestRotationReplacesIdleConnectionsOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var last time.Time // a session that asks after the old role comes and goes as well
 		r := newRig(t, func(cfg *Config) {
-			cfg.Trace = &Trace{Closed: func(_ VersionStats, reason string, _ time.Duration) {
+			cfg.Trace = &Trace{Closed: func(_ VersionStats, reason CloseReason, _ time.Duration) {
 				if now := time.Now(); reason == "superseded" {
 					if now.Sub(last) < 10*time.Millisecond {
 						t.Errorf("two connections went within %v", now.Sub(last))
@@ -34,7 +34,7 @@ func TestRotationReplacesIdleConnectionsOneAtATime(t *testing.T) {
 		if n := r.server.open("v1"); n != 0 {
 			t.Errorf("%d connections of v1 left", n)
 		}
-		if n := r.c.Stats().Superseded; n != 20 {
+		if n := r.c.Stats().Closed[CloseSuperseded]; n != 20 {
 			t.Errorf("%d connections were retired", n)
 		}
 		if r.server.most() > 21 {

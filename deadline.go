@@ -112,7 +112,7 @@ func (c *Connector) expire(version rotation.VersionID) {
 	}
 	v := c.book.get(version)
 	for id, s := range c.sessions {
-		if s.version.id != version || s.expired.Load() != nil || c.cfg.NoSever && c.rules.Session(id).State.InPool() {
+		if s.version.id != version || s.expired.Load() != nil || c.cfg.NoForceClose && c.rules.Session(id).State.InPool() {
 			continue
 		}
 		reason := &OutlivedError{Username: v.cred.Username, Version: v.label(), Ended: c.endLocked(version)}

@@ -45,7 +45,7 @@ type stuckCloses struct {
 	told     atomic.Int64
 }
 
-func (s *stuckCloses) over(dial Dial) Dial {
+func (s *stuckCloses) over(dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		return stuckClose{conn, s}, err
@@ -73,11 +73,11 @@ func TestHardEndDependsOnNobody(t *testing.T) {
 		"Logger": func(cfg *Config, released <-chan struct{}) {
 			cfg.Logger = slog.New(stuckHandler{slog.DiscardHandler, released})
 		},
-		"Trace.Overran": func(cfg *Config, released <-chan struct{}) {
-			cfg.Trace = &Trace{Overran: func(VersionStats, time.Duration) { <-released }}
+		"Trace.Outlived": func(cfg *Config, released <-chan struct{}) {
+			cfg.Trace = &Trace{Outlived: func(VersionStats, time.Duration) { <-released }}
 		},
 		"Trace.Closed": func(cfg *Config, released <-chan struct{}) {
-			cfg.Trace = &Trace{Closed: func(VersionStats, string, time.Duration) { <-released }}
+			cfg.Trace = &Trace{Closed: func(VersionStats, CloseReason, time.Duration) { <-released }}
 		},
 		"net.Conn.Close": func(*Config, <-chan struct{}) {}, // does in all of them
 	} {
@@ -165,7 +165,7 @@ func TestHardEndMoves(t *testing.T) {
 // A rotation back takes the end of what has come back away, and gives one to what went.
 func TestHardEndOfARotationBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		window := Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, Checkout: 20 * time.Second}
+		window := Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, MaxInUse: 20 * time.Second}
 		r := newRig(t, func(cfg *Config) { cfg.Window = window })
 		hold := func() {
 			conn, err := r.db.Conn(t.Context())
@@ -255,7 +255,7 @@ func TestNoLoginBeginsAfterTheEnd(t *testing.T) {
 		var opened *openerFunc
 		r := newRig(t, func(cfg *Config) {
 			s := cfg.Opener.(*fakeServer)
-			opened = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial Dial) (driver.Conn, error) {
+			opened = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial DialFunc) (driver.Conn, error) {
 				return s.Open(ctx, cred, dial)
 			}}
 			cfg.Opener = opened

@@ -4,7 +4,7 @@
 // outlives the credential it was opened with.
 //
 //	src, err := sqlrotate.NewFileSource("/vault/secrets/db", sqlrotate.FileOptions{})
-//	pg, err := sqlrotate.Postgres("host=db dbname=app sslmode=verify-full")
+//	pg, err := sqlrotate.LibPQ("host=db dbname=app sslmode=verify-full")
 //	c, err := sqlrotate.New(sqlrotate.Config{
 //		Source: src,
 //		Opener: pg,
@@ -36,7 +36,7 @@
 //
 // That the window is true: Overlap is kept by whoever rotates, and no connection is
 // in use for longer than Checkout. A query that outruns the window is cut off at the
-// end, or left alone with Config.NoSever. The server may go on executing a query
+// end, or left alone with Config.NoForceClose. The server may go on executing a query
 // whose connection was closed; client_connection_check_interval makes PostgreSQL
 // notice.
 //

@@ -56,14 +56,14 @@ func newService(tb testing.TB, server *pgtest.Server, adjust func(*Config)) *ser
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = source.Close() })
-	opener, err := Postgres(server.DSN())
+	opener, err := LibPQ(server.DSN())
 	if err != nil {
 		tb.Fatal(err)
 	}
 	cfg := Config{
 		Source: plantedSource{source},
 		Opener: opener,
-		Window: Window{Overlap: 20 * time.Second, Lag: time.Second, Checkout: 5 * time.Second},
+		Window: Window{Overlap: 20 * time.Second, Lag: time.Second, MaxInUse: 5 * time.Second},
 		Logger: s.log.logger(),
 	}
 	if adjust != nil {
@@ -177,7 +177,7 @@ func (s *service) gone(role string) bool {
 // its role.
 func (s *service) mustLeaveNoSession() {
 	s.Helper()
-	if n := s.c.Stats().Overran; n > 0 && s.blame(s.began, "%d connections outlived their credential", n) {
+	if n := s.c.Stats().Outlived; n > 0 && s.blame(s.began, "%d connections outlived their credential", n) {
 		s.Attr("failure", "grave")
 	}
 	if n, err := s.server.OrphanSessions(s.Context()); n > 0 || err != nil {
@@ -218,7 +218,7 @@ func (s *service) blame(from time.Time, what string, args ...any) bool {
 // bearable is for how long the machine may stall at once without excusing anything.
 func (s *service) bearable() time.Duration {
 	const least = 200 * time.Millisecond
-	return max(least, min(s.window.lag(), s.window.checkout(), time.Second)/2)
+	return max(least, min(s.window.lag(), s.window.maxInUse(), time.Second)/2)
 }
 
 // memory is for how long a stall may have consequences: for a window, or what of it
@@ -232,7 +232,7 @@ func (s *service) memory() time.Duration {
 func (s *service) eventually(limit time.Duration, what string, f func() bool) time.Duration {
 	s.Helper()
 	return s.meter.Eventually(limit, what, f, func() string {
-		return fmt.Sprintf("healthy: %v; %+v\n%s", s.c.Healthy(), s.c.Stats(), s.log)
+		return fmt.Sprintf("healthy: %v; %+v\n%s", s.c.CheckHealth(), s.c.Stats(), s.log)
 	})
 }
 
@@ -314,7 +314,7 @@ func (l *load) mustNotFail() {
 func TestSoakRotationsFailNoQuery(t *testing.T) {
 	needsQuiet(t)
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
-		cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
+		cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, MaxInUse: time.Second}
 	})
 	s.meter.AskServer(s.server.Admin())
 	l := s.startLoad(20, time.Millisecond, 30*time.Second)
@@ -347,8 +347,8 @@ func TestSoakRotationsFailNoQuery(t *testing.T) {
 func TestRevocationThatTerminatesSessionsFindsNone(t *testing.T) {
 	needsQuiet(t)
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
-		cfg.Window = Window{Overlap: time.Minute, Lag: time.Second, Checkout: time.Second}
-		cfg.Drain = 2 * time.Second
+		cfg.Window = Window{Overlap: time.Minute, Lag: time.Second, MaxInUse: time.Second}
+		cfg.DrainTime = 2 * time.Second
 	})
 	s.meter.AskServer(s.server.Admin())
 	l := s.startLoad(50, 0, 30*time.Second)
@@ -367,8 +367,8 @@ func TestRevocationThatTerminatesSessionsFindsNone(t *testing.T) {
 func TestAnOldRoleThatDiesEarlyIsLeftAtOnce(t *testing.T) {
 	needsQuiet(t)
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
-		cfg.Window = Window{Overlap: 10 * time.Minute, Lag: time.Second, Checkout: 5 * time.Second}
-		cfg.Drain = time.Minute
+		cfg.Window = Window{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: 5 * time.Second}
+		cfg.DrainTime = time.Minute
 	})
 	l := s.startLoad(20, 2*time.Millisecond, 10*time.Second)
 	s.eventually(10*time.Second, "a busy pool", func() bool { return s.sessions(s.role) >= 10 })
@@ -418,7 +418,7 @@ func TestServiceIsWholeWithinASecondOfTheNextFile(t *testing.T) {
 // version.
 func TestAlternatingUsersRotate(t *testing.T) {
 	t.Parallel()
-	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.Drain = time.Second })
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.DrainTime = time.Second })
 	a, b := roleLogin{s.role, ""}, s.newRole()
 	l := s.startLoad(20, time.Millisecond, 20*time.Second)
 	for i := range 4 {
@@ -471,7 +471,7 @@ func TestSessionWithSetRoleIsClosedAtTheEnd(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t, pgtest.Options{})
 	s := newService(t, server, func(cfg *Config) {
-		cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
+		cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, MaxInUse: time.Second}
 	})
 	s.exec("create role owner nologin")
 	defer s.exec("drop role owner")
@@ -493,7 +493,7 @@ func TestSessionWithSetRoleIsClosedAtTheEnd(t *testing.T) {
 	if _, err := conn.ExecContext(t.Context(), "select 1"); err != nil {
 		t.Errorf("the session has noticed: %v", err)
 	}
-	end := s.version(old).Ends
+	end := s.version(old).EndsAt
 	if end.IsZero() {
 		s.blame(published, "its end is over already")
 		return
@@ -507,7 +507,7 @@ func TestSessionWithSetRoleIsClosedAtTheEnd(t *testing.T) {
 	if _, err := conn.ExecContext(t.Context(), "select 1"); err == nil {
 		t.Error("the connection still works")
 	}
-	if got := s.c.Stats().Overran; got != 1 {
+	if got := s.c.Stats().Outlived; got != 1 {
 		t.Errorf("%d connections overran, want 1", got)
 	}
 }
@@ -531,8 +531,8 @@ func (s *service) closedAt(role string, end time.Time) {
 func TestBusyConnectionsGoWhenTheyComeBack(t *testing.T) {
 	t.Parallel()
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
-		cfg.Window = Window{Overlap: time.Minute, Lag: time.Second, Checkout: 20 * time.Second}
-		cfg.Drain = 500 * time.Millisecond
+		cfg.Window = Window{Overlap: time.Minute, Lag: time.Second, MaxInUse: 20 * time.Second}
+		cfg.DrainTime = 500 * time.Millisecond
 	})
 	tx, err := s.db.BeginTx(t.Context(), nil)
 	if err != nil {
@@ -592,7 +592,7 @@ func (c *Connector) linePassed() int {
 // Scenario 21.
 func TestPreparedStatementsSurviveRotations(t *testing.T) {
 	t.Parallel()
-	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.Drain = 200 * time.Millisecond })
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.DrainTime = 200 * time.Millisecond })
 	stmt, err := s.db.PrepareContext(t.Context(), "select balance from account where id = $1")
 	if err != nil {
 		t.Fatal(err)
@@ -633,8 +633,8 @@ func TestRetirementsOfASaturatedPoolAreSpreadOut(t *testing.T) {
 	var retired []time.Time
 	dials := &dialCount{}
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
-		cfg.Drain, cfg.Dial = 4*time.Second, dials.dial
-		cfg.Trace = &Trace{Closed: func(_ VersionStats, reason string, _ time.Duration) {
+		cfg.DrainTime, cfg.Dial = 4*time.Second, dials.dial
+		cfg.Trace = &Trace{Closed: func(_ VersionStats, reason CloseReason, _ time.Duration) {
 			if reason == "superseded" {
 				mu.Lock()
 				defer mu.Unlock()
@@ -686,8 +686,8 @@ func TestRetirementsOfASaturatedPoolAreSpreadOut(t *testing.T) {
 func TestThreeRotationsWithinOneOverlap(t *testing.T) {
 	needsQuiet(t)
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
-		cfg.Window = Window{Overlap: 6 * time.Second, Lag: time.Second, Checkout: time.Second}
-		cfg.Drain = 3 * time.Second
+		cfg.Window = Window{Overlap: 6 * time.Second, Lag: time.Second, MaxInUse: time.Second}
+		cfg.DrainTime = 3 * time.Second
 	})
 	s.meter.AskServer(s.server.Admin())
 	l := s.startLoad(20, 2*time.Millisecond, 30*time.Second)
@@ -719,7 +719,7 @@ func TestLoginThatStraddlesARotationCountsAsOld(t *testing.T) {
 	dialled := make(chan struct{}, 1)
 	var once sync.Once
 	s := newService(t, server, func(cfg *Config) {
-		cfg.Drain = 100 * time.Millisecond
+		cfg.DrainTime = 100 * time.Millisecond
 		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, address)
 			if err != nil {
@@ -755,7 +755,7 @@ func TestLoginThatStraddlesARotationCountsAsOld(t *testing.T) {
 	}
 	_ = conn.Close()
 	s.eventually(10*time.Second, "it is retired", func() bool { return s.gone(old) })
-	if got := s.c.Stats().Superseded; got != 1 {
+	if got := s.c.Stats().Closed[CloseSuperseded]; got != 1 {
 		t.Errorf("%d connections retired as superseded, want 1", got)
 	}
 }
@@ -776,11 +776,11 @@ func TestTransactionOverTheHardEnd(t *testing.T) {
 	needsQuiet(t)
 	t.Parallel()
 	for _, keep := range []bool{false, true} {
-		t.Run(fmt.Sprintf("NoSever=%v", keep), func(t *testing.T) {
+		t.Run(fmt.Sprintf("NoForceClose=%v", keep), func(t *testing.T) {
 			t.Parallel()
 			s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) {
-				cfg.Window = Window{Overlap: 3 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
-				cfg.NoSever = keep
+				cfg.Window = Window{Overlap: 3 * time.Second, Lag: 500 * time.Millisecond, MaxInUse: time.Second}
+				cfg.NoForceClose = keep
 			})
 			tx, err := s.db.BeginTx(t.Context(), nil)
 			if err != nil {
@@ -791,8 +791,8 @@ func TestTransactionOverTheHardEnd(t *testing.T) {
 			}
 			old := s.rotate()
 			s.eventually(5*time.Second, "the rotation is seen", func() bool { return s.c.Stats().Rotations == 1 })
-			end := s.version(old).Ends
-			s.eventually(5*time.Second, "the end is noted", func() bool { return s.c.Stats().Overran == 1 })
+			end := s.version(old).EndsAt
+			s.eventually(5*time.Second, "the end is noted", func() bool { return s.c.Stats().Outlived == 1 })
 			if !keep { // which is a moment before it is cut
 				s.eventually(5*time.Second, "its session ends", func() bool { return s.sessions(old) == 0 })
 				s.closedAt(old, end)
@@ -843,11 +843,11 @@ func TestBadInputIsRefusedAtConstructionWithoutItsSecrets(t *testing.T) {
 		}
 	}
 	dsn := func(dsn string) func() error {
-		return func() error { _, err := Postgres(dsn); return err }
+		return func() error { _, err := LibPQ(dsn); return err }
 	}
 	window := func(w Window) func() error {
 		return func() error {
-			_, err := New(Config{Source: Static(Credential{}), Opener: newFakeServer(), Window: w})
+			_, err := New(Config{Source: StaticSource(Credential{}), Opener: newFakeServer(), Window: w})
 			return err
 		}
 	}
@@ -872,7 +872,7 @@ func TestBadInputIsRefusedAtConstructionWithoutItsSecrets(t *testing.T) {
 		{"prefer-standby", dsn("host=db target_session_attrs=prefer-standby"), []string{"prefer-standby", "standby"}},
 		{"no source", func() error { _, err := New(Config{Opener: newFakeServer(), Window: InPlace()}); return err }, []string{"Source"}},
 		{"no opener", func() error {
-			_, err := New(Config{Source: Static(Credential{}), Window: InPlace()})
+			_, err := New(Config{Source: StaticSource(Credential{}), Window: InPlace()})
 			return err
 		}, []string{"Opener"}},
 	} {
@@ -981,7 +981,7 @@ func BenchmarkConnectWithoutLogin(b *testing.B) {
 // pipeOpener logs in without saying a word.
 type pipeOpener struct{}
 
-func (pipeOpener) Open(ctx context.Context, _ Credential, dial Dial) (driver.Conn, error) {
+func (pipeOpener) Open(ctx context.Context, _ Credential, dial DialFunc) (driver.Conn, error) {
 	nc, err := dial(ctx, "", "")
 	if err != nil {
 		return nil, err
@@ -989,7 +989,7 @@ func (pipeOpener) Open(ctx context.Context, _ Credential, dial Dial) (driver.Con
 	return &fakeConn{nc: nc}, nil
 }
 
-func (pipeOpener) Rejected(error) bool { return false }
+func (pipeOpener) Refused(error) bool { return false }
 
 // plain returns a pool over lib/pq alone with the same login.
 func (s *service) plain() *sql.DB {

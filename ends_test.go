@@ -16,7 +16,7 @@ import (
 // another one, and comes with a Dial.
 type ends struct {
 	Opener
-	dialer Dial
+	dialer DialFunc
 
 	mu    sync.Mutex
 	roles map[string]*roleEnds
@@ -41,7 +41,7 @@ func watchEnds(cfg *Config) *ends {
 type roleKey struct{}
 
 // Open tells dial who logs in.
-func (e *ends) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+func (e *ends) Open(ctx context.Context, cred Credential, dial DialFunc) (driver.Conn, error) {
 	if err := plantedWait(ctx, "login"); err != nil {
 		return nil, err
 	}

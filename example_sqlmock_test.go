@@ -20,7 +20,7 @@ func ExampleFromDriver_sqlmock() {
 	mock.ExpectQuery("select name from users").WillReturnRows(sqlmock.NewRows([]string{"name"}).AddRow("ada"))
 
 	c, err := sqlrotate.New(sqlrotate.Config{
-		Source: sqlrotate.Static(sqlrotate.Credential{Username: "app", Password: sqlrotate.NewSecret("s3cret")}),
+		Source: sqlrotate.StaticSource(sqlrotate.Credential{Username: "app", Password: sqlrotate.NewSecret("s3cret")}),
 		Opener: sqlrotate.FromDriver(mockDB.Driver(), func(sqlrotate.Credential) string { return "example" }),
 		Window: sqlrotate.InPlace(),
 	})

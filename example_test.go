@@ -19,7 +19,7 @@ func Example() { //nolint:testableexamples // it needs a server; that it compile
 		log.Fatal(err)
 	}
 	defer src.Close()
-	pg, err := sqlrotate.Postgres("host=db dbname=app sslmode=verify-full")
+	pg, err := sqlrotate.LibPQ("host=db dbname=app sslmode=verify-full")
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func (s *fakeServer) attempts(user string) (all, ok int) {
 }
 
 // Open implements Opener.
-func (s *fakeServer) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+func (s *fakeServer) Open(ctx context.Context, cred Credential, dial DialFunc) (driver.Conn, error) {
 	conn, err := s.login(ctx, cred, dial)
 	if err == nil && s.opened != nil {
 		s.opened()
@@ -109,7 +109,7 @@ func (s *fakeServer) Open(ctx context.Context, cred Credential, dial Dial) (driv
 	return conn, err
 }
 
-func (s *fakeServer) login(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+func (s *fakeServer) login(ctx context.Context, cred Credential, dial DialFunc) (driver.Conn, error) {
 	nc, err := dial(ctx, "fake", "server")
 	if err != nil {
 		return nil, err
@@ -142,8 +142,8 @@ func (s *fakeServer) login(ctx context.Context, cred Credential, dial Dial) (dri
 // ProbeQuery is how a role is asked after, as it is with lib/pq.
 func (s *fakeServer) ProbeQuery() string { return "who am I" }
 
-// Rejected implements Opener.
-func (s *fakeServer) Rejected(err error) bool { return anySQLState(err, credentialRefused) }
+// Refused implements Opener.
+func (s *fakeServer) Refused(err error) bool { return anySQLState(err, credentialRefused) }
 
 // dial is a Config.Dial: the server's end of the pipe watches for the close.
 func (s *fakeServer) dial(context.Context, string, string) (net.Conn, error) {
@@ -164,11 +164,11 @@ func (s *fakeServer) dial(context.Context, string, string) (net.Conn, error) {
 // openerFunc lets a test get in the way of logins.
 type openerFunc struct {
 	*fakeServer
-	open func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error)
+	open func(ctx context.Context, n int, cred Credential, dial DialFunc) (driver.Conn, error)
 	n    atomic.Int64
 }
 
-func (o *openerFunc) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+func (o *openerFunc) Open(ctx context.Context, cred Credential, dial DialFunc) (driver.Conn, error) {
 	return o.open(ctx, int(o.n.Add(1)), cred, dial)
 }
 
@@ -325,12 +325,12 @@ func newRig(t *testing.T, adjust func(*Config)) *rig {
 	r := &rig{T: t, server: newFakeServer(), source: newFakeSource("v1", "p1")}
 	r.server.grant("v1", "p1")
 	cfg := Config{
-		Source: r.source,
-		Opener: r.server,
-		Window: Window{Overlap: 10 * time.Minute, Lag: time.Minute, Checkout: time.Minute},
-		Drain:  10 * time.Second,
-		Dial:   r.server.dial,
-		Logger: slog.New(slog.DiscardHandler),
+		Source:    r.source,
+		Opener:    r.server,
+		Window:    Window{Overlap: 10 * time.Minute, Lag: time.Minute, MaxInUse: time.Minute},
+		DrainTime: 10 * time.Second,
+		Dial:      r.server.dial,
+		Logger:    slog.New(slog.DiscardHandler),
 	}
 	if adjust != nil {
 		adjust(&cfg)

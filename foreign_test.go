@@ -150,7 +150,7 @@ func (h *hangs) adjust(cfg *Config) {
 	}
 	cfg.Opener = deafOpener{s, h}
 	cfg.Source = deafSource{cfg.Source, h}
-	cfg.Probe = "probe"
+	cfg.ProbeQuery = "probe"
 }
 
 type hangingNetConn struct {
@@ -165,7 +165,7 @@ type deafOpener struct {
 	hang *hangs
 }
 
-func (o deafOpener) Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error) {
+func (o deafOpener) Open(ctx context.Context, cred Credential, dial DialFunc) (driver.Conn, error) {
 	o.hang.at("Opener.Open")
 	conn, err := o.fakeServer.Open(ctx, cred, dial)
 	if err != nil {
@@ -174,9 +174,9 @@ func (o deafOpener) Open(ctx context.Context, cred Credential, dial Dial) (drive
 	return &deafConn{conn.(*fakeConn), o.hang}, nil
 }
 
-func (o deafOpener) Rejected(err error) bool {
-	o.hang.at("Opener.Rejected")
-	return o.fakeServer.Rejected(err)
+func (o deafOpener) Refused(err error) bool {
+	o.hang.at("Opener.Refused")
+	return o.fakeServer.Refused(err)
 }
 
 type deafError struct {
@@ -211,7 +211,7 @@ func (s deafSource) Healthy() error {
 // than his context says, Close a second, and Healthy as long and says what hangs.
 func TestNothingHandedInHoldsUpAnybody(t *testing.T) {
 	for _, where := range []string{
-		"Source.Credential", "Notifier.Changed", "Source.Healthy", "Dial", "Opener.Open", "Opener.Rejected", "error.Error",
+		"Source.Credential", "Notifier.Changed", "Source.Healthy", "Dial", "Opener.Open", "Opener.Refused", "error.Error",
 		"the probe query", "Ping", "driver.Conn.Close", "net.Conn.Close",
 	} {
 		t.Run(where, func(t *testing.T) {
@@ -224,7 +224,7 @@ func TestNothingHandedInHoldsUpAnybody(t *testing.T) {
 				time.Sleep(time.Second)
 				h.on.Store(true)
 				switch where {
-				case "Opener.Rejected", "error.Error":
+				case "Opener.Refused", "error.Error":
 					r.source.publish("nobody", "of that name")
 				default:
 					r.rotate("v2")
@@ -244,7 +244,7 @@ func TestNothingHandedInHoldsUpAnybody(t *testing.T) {
 					time.Sleep(2 * time.Second)
 				}
 				start := time.Now()
-				err := r.c.Healthy()
+				err := r.c.CheckHealth()
 				if took := time.Since(start); took > time.Second {
 					t.Errorf("Healthy took %v", took)
 				}
@@ -289,7 +289,7 @@ func TestHungCallsAreFew(t *testing.T) {
 				if n := h.hit.Load(); n > maxHung+2 { // some may begin before the first is known to hang
 					t.Errorf("it was called %d times", n)
 				}
-				if err := r.c.Healthy(); err == nil || !strings.Contains(err.Error(), "hangs") {
+				if err := r.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "hangs") {
 					t.Errorf("the health report says %v", err)
 				}
 				h.on.Store(false)
@@ -298,7 +298,7 @@ func TestHungCallsAreFew(t *testing.T) {
 				if err := r.db.PingContext(t.Context()); err != nil {
 					t.Errorf("it hangs no more: %v", err)
 				}
-				if err := r.c.Healthy(); err != nil {
+				if err := r.c.CheckHealth(); err != nil {
 					t.Errorf("it hangs no more: %v", err)
 				}
 			})
@@ -309,22 +309,22 @@ func TestHungCallsAreFew(t *testing.T) {
 // What must not be returned, and panics, are errors; and nothing is left behind.
 func TestWhatAnOpenerMustNotDo(t *testing.T) {
 	for name, test := range map[string]struct {
-		open func(ctx context.Context, dial Dial) (driver.Conn, error)
-		dial Dial
+		open func(ctx context.Context, dial DialFunc) (driver.Conn, error)
+		dial DialFunc
 		want string
 	}{
-		"no connection": {func(context.Context, Dial) (driver.Conn, error) { return nil, nil }, nil, "no connection"}, //nolint:nilnil // that is the case
-		"a panic":       {func(context.Context, Dial) (driver.Conn, error) { panic("boom") }, nil, "panicked"},
-		"ErrBadConn":    {func(context.Context, Dial) (driver.Conn, error) { return nil, driver.ErrBadConn }, nil, "bad connection"},
+		"no connection": {func(context.Context, DialFunc) (driver.Conn, error) { return nil, nil }, nil, "no connection"}, //nolint:nilnil // that is the case
+		"a panic":       {func(context.Context, DialFunc) (driver.Conn, error) { panic("boom") }, nil, "panicked"},
+		"ErrBadConn":    {func(context.Context, DialFunc) (driver.Conn, error) { return nil, driver.ErrBadConn }, nil, "bad connection"},
 		"no network connection": {
-			func(ctx context.Context, dial Dial) (driver.Conn, error) {
+			func(ctx context.Context, dial DialFunc) (driver.Conn, error) {
 				_, err := dial(ctx, "", "")
 				return nil, err
 			},
 			func(context.Context, string, string) (net.Conn, error) { return nil, nil }, "no connection", //nolint:nilnil // that is the case
 		},
 		"a panic in Dial": {
-			func(ctx context.Context, dial Dial) (driver.Conn, error) {
+			func(ctx context.Context, dial DialFunc) (driver.Conn, error) {
 				_, err := dial(ctx, "", "")
 				return nil, err
 			},
@@ -336,7 +336,7 @@ func TestWhatAnOpenerMustNotDo(t *testing.T) {
 				var wrong atomic.Bool
 				r := newRig(t, func(cfg *Config) {
 					s, dial := cfg.Opener.(*fakeServer), cfg.Dial
-					cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial Dial) (driver.Conn, error) {
+					cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial DialFunc) (driver.Conn, error) {
 						if wrong.Load() {
 							return test.open(ctx, dial)
 						}
@@ -379,19 +379,19 @@ func TestWhatAnOpenerMustNotDo(t *testing.T) {
 func TestErrorThatAsksTheConnector(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c *Connector
-		r := newRig(t, func(cfg *Config) { cfg.Bridge = -1 })
+		r := newRig(t, func(cfg *Config) { cfg.RetryTimeout = -1 })
 		c = r.c
-		r.server.set(func(s *fakeServer) { s.down = curiousError{func() { _ = c.Stats(); _ = c.Healthy() }} })
+		r.server.set(func(s *fakeServer) { s.down = curiousError{func() { _ = c.Stats(); _ = c.CheckHealth() }} })
 		var refused *RefusedError
-		if _, err := c.Connect(t.Context()); !errors.As(err, &refused) || refused.SQLState != "28P01" || !strings.Contains(err.Error(), "curious") {
+		if _, err := c.Connect(t.Context()); !errors.As(err, &refused) || refused.Code != "28P01" || !strings.Contains(err.Error(), "curious") {
 			t.Errorf("%v", err)
 		}
-		if err := c.Healthy(); err == nil || !strings.Contains(err.Error(), "curious") {
+		if err := c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "curious") {
 			t.Errorf("the health report says %v", err)
 		}
-		r.source.fail(curiousError{func() { _ = c.Stats(); _ = c.Healthy() }})
+		r.source.fail(curiousError{func() { _ = c.Stats(); _ = c.CheckHealth() }})
 		_, _ = c.Connect(t.Context())
-		if err := c.Healthy(); err == nil || strings.Count(err.Error(), "curious") < 2 {
+		if err := c.CheckHealth(); err == nil || strings.Count(err.Error(), "curious") < 2 {
 			t.Errorf("the health report says %v", err)
 		}
 	})

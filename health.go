@@ -168,14 +168,14 @@ func (c *Connector) fallbackLocked(now rotation.Now) string {
 	return "no new connection can be made"
 }
 
-// Healthy returns nil if nothing is wrong, and else what [Connector.Problems] says, in
+// CheckHealth returns nil if nothing is wrong, and else what [Connector.Problems] says, in
 // one error; after Close it is [ErrClosed]. It knows nothing before the first login:
 // call db.Ping at the start.
 //
 // Connections that are open may well go on working while this is not nil; take it
 // for an alert, and for readiness only if a service that can't open connections
 // should get no traffic. Liveness should not depend on it.
-func (c *Connector) Healthy() error {
+func (c *Connector) CheckHealth() error {
 	c.mu.Lock()
 	closed := c.closed
 	c.mu.Unlock()

@@ -54,7 +54,7 @@ func TestEndThatIsLearntLaterIsKept(t *testing.T) {
 		if n := r.server.open("v1"); n > 0 {
 			t.Errorf("%d connections are open after NotAfter", n)
 		}
-		if r.c.Healthy() == nil {
+		if r.c.CheckHealth() == nil {
 			t.Error("healthy although the lease has ended without a successor")
 		}
 	})
@@ -71,14 +71,14 @@ func TestRenewedLeaseIsHealthy(t *testing.T) {
 		r.fill(1)
 		for range 20 {
 			time.Sleep(40 * time.Minute)
-			if err := r.c.Healthy(); err != nil {
+			if err := r.c.CheckHealth(); err != nil {
 				t.Fatal(err)
 			}
 			renew()
 			synctest.Wait()
 		}
 		time.Sleep(50 * time.Minute)
-		if r.c.Healthy() == nil {
+		if r.c.CheckHealth() == nil {
 			t.Error("healthy in the last sixth of a lease")
 		}
 	})
@@ -114,7 +114,7 @@ func TestRenewalIsNotTurnedBackByALateRead(t *testing.T) {
 			t.Error(err)
 		}
 		late.Wait()
-		if got := r.c.Stats().Versions[0].Ends; !got.Equal(end) {
+		if got := r.c.Stats().Versions[0].EndsAt; !got.Equal(end) {
 			t.Errorf("it ends %v too early", end.Sub(got))
 		}
 	})
@@ -164,7 +164,7 @@ func TestServerThatIsDownIsNotHammered(t *testing.T) {
 
 func TestRefusedCredentialFallsBackInsideTheOverlapOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(cfg *Config) { cfg.Bridge = time.Second })
+		r := newRig(t, func(cfg *Config) { cfg.RetryTimeout = time.Second })
 		r.fill(1)
 		r.db.SetMaxIdleConns(-1)
 		r.source.publish("v2", "there is no such role")
@@ -175,7 +175,7 @@ func TestRefusedCredentialFallsBackInsideTheOverlapOnly(t *testing.T) {
 		time.Sleep(9 * time.Minute) // overlap less lag
 		before, _ := r.server.attempts("v1")
 		var refused *RefusedError
-		if err := r.query("0s"); !errors.As(err, &refused) || refused.SQLState != "28P01" || refused.Username != "v2" {
+		if err := r.query("0s"); !errors.As(err, &refused) || refused.Code != "28P01" || refused.Username != "v2" {
 			t.Errorf("after the overlap: %v", err)
 		}
 		if after, _ := r.server.attempts("v1"); after != before {
@@ -205,8 +205,8 @@ func TestFallbackOutlastsTheBridge(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, func(cfg *Config) {
-					cfg.Window = Window{Overlap: time.Hour, Lag: -1, Checkout: -1}
-					cfg.Bridge = 10 * time.Second
+					cfg.Window = Window{Overlap: time.Hour, Lag: -1, MaxInUse: -1}
+					cfg.RetryTimeout = 10 * time.Second
 				})
 				r.fill(1)
 				r.db.SetMaxIdleConns(-1)
@@ -263,7 +263,7 @@ func TestLateSuccessIsNoProof(t *testing.T) {
 		r := newRig(t, func(cfg *Config) {
 			cfg.Window = InPlace()
 			s := cfg.Opener.(*fakeServer)
-			cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error) {
+			cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial DialFunc) (driver.Conn, error) {
 				conn, err := s.Open(ctx, cred, dial)
 				if late.CompareAndSwap(true, false) {
 					s.grant("v1", "p2")
@@ -332,7 +332,7 @@ func TestBurstThatGrowsOldLeavesNoCliff(t *testing.T) {
 		if most > 2 { // one, and a standby that nobody took
 			t.Errorf("%d connections went within 100 ms", most)
 		}
-		if r.c.Stats().Aged < 20 {
+		if r.c.Stats().Closed[CloseAged] < 20 {
 			t.Errorf("%+v", r.c.Stats())
 		}
 	})
@@ -394,7 +394,7 @@ func manyRotations(t *testing.T, rotations int) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(cfg *Config) {
-			cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
+			cfg.Window = Window{Overlap: 4 * time.Second, Lag: 500 * time.Millisecond, MaxInUse: time.Second}
 		})
 		r.fill(3)
 		stop := r.load(3, "100ms", 900*time.Millisecond)
@@ -428,7 +428,7 @@ func manyRotations(t *testing.T, rotations int) {
 		if versions > 5 || sessions > 5 {
 			t.Errorf("%d versions and %d sessions are remembered", versions, sessions)
 		}
-		if got := r.c.Stats(); got.Rotations != uint64(rotations) || got.Overran > 0 {
+		if got := r.c.Stats(); got.Rotations != uint64(rotations) || got.Outlived > 0 {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -446,7 +446,7 @@ func TestRotationBackInTheMiddleOfADrain(t *testing.T) {
 			t.Errorf("%d connections of the credential that was taken back", n)
 		}
 		current := r.c.Stats().Versions[0]
-		if current.Number != 1 || !current.Ends.IsZero() {
+		if current.Number != 1 || !current.EndsAt.IsZero() {
 			t.Errorf("the current version is %+v", current)
 		}
 		time.Sleep(15 * time.Minute) // past what was to be its end
@@ -513,7 +513,7 @@ func TestUnmanagedPoolIsSeveredAtTheEnd(t *testing.T) {
 		log := &logbook{}
 		r := &rig{T: t, server: newFakeServer(), source: newFakeSource("v1", "p1")}
 		r.server.grant("v1", "p1")
-		window := Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, Checkout: 20 * time.Second}
+		window := Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, MaxInUse: 20 * time.Second}
 		c, err := New(Config{Source: r.source, Opener: r.server, Dial: r.server.dial, Window: window, Logger: log.logger()})
 		if err != nil {
 			t.Fatal(err)
@@ -533,7 +533,7 @@ func TestUnmanagedPoolIsSeveredAtTheEnd(t *testing.T) {
 		if n := r.server.open("v1"); n != 0 {
 			t.Errorf("%d connections outlive their credential", n)
 		}
-		if got := r.c.Stats(); got.Overran != 5 || got.Superseded != 0 {
+		if got := r.c.Stats(); got.Outlived != 5 || got.Closed[CloseSuperseded] != 0 {
 			t.Errorf("%+v", got)
 		}
 		r.rotate("v3")
@@ -566,7 +566,7 @@ func TestDrainWithIdleSettingsOfTheApplication(t *testing.T) {
 				if err := r.query("1s"); err != nil {
 					t.Error(err)
 				}
-				if r.server.most() > 11 || r.c.Stats().Overran > 0 {
+				if r.server.most() > 11 || r.c.Stats().Outlived > 0 {
 					t.Errorf("%d sessions at once; %+v", r.server.most(), r.c.Stats())
 				}
 			})
@@ -679,7 +679,7 @@ func TestIdleSettingsThatChangeDuringADrain(t *testing.T) {
 				if n := r.server.open("v1"); n != 0 {
 					t.Errorf("%d old connections are left", n)
 				}
-				if got := r.c.Stats(); got.Overran > 0 || got.Refused > 0 || r.server.most() > 21 {
+				if got := r.c.Stats(); got.Outlived > 0 || got.Refused > 0 || r.server.most() > 21 {
 					t.Errorf("%d sessions at once; %+v", r.server.most(), got)
 				}
 			})
@@ -694,7 +694,7 @@ func TestServerThatRefusesSlowlySeesAHandfulOfLogins(t *testing.T) {
 	for name, idle := range map[string]int{"pool": 20, "new connections all the time": -1} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, func(cfg *Config) { cfg.Window, cfg.Bridge = InPlace(), time.Minute })
+				r := newRig(t, func(cfg *Config) { cfg.Window, cfg.RetryTimeout = InPlace(), time.Minute })
 				r.db.SetMaxOpenConns(20)
 				r.fill(20)
 				r.db.SetMaxIdleConns(idle)
@@ -782,9 +782,9 @@ func TestHangingLoginsDoNotChurnStandbys(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var hang atomic.Int64
 				r := newRig(t, func(cfg *Config) {
-					cfg.Drain = drain
+					cfg.DrainTime = drain
 					s := cfg.Opener.(*fakeServer)
-					cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error) {
+					cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial DialFunc) (driver.Conn, error) {
 						if hang.Add(-1) >= 0 {
 							<-ctx.Done()
 							return nil, ctx.Err()
@@ -833,9 +833,9 @@ type nosyOpener struct {
 	c *Connector
 }
 
-func (o *nosyOpener) Rejected(err error) bool {
+func (o *nosyOpener) Refused(err error) bool {
 	_ = o.c.Stats() // hangs if this is called under the lock
-	return o.fakeServer.Rejected(err)
+	return o.fakeServer.Refused(err)
 }
 
 func TestOpenerIsNotAskedUnderTheLock(t *testing.T) {
@@ -843,7 +843,7 @@ func TestOpenerIsNotAskedUnderTheLock(t *testing.T) {
 		o := &nosyOpener{}
 		r := newRig(t, func(cfg *Config) {
 			o.fakeServer = cfg.Opener.(*fakeServer)
-			cfg.Opener, cfg.Bridge = o, -1
+			cfg.Opener, cfg.RetryTimeout = o, -1
 		})
 		o.c = r.c
 		r.source.publish("v1", "wrong")
@@ -871,7 +871,7 @@ func TestLoginIsCutOffAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		end := time.Now().Add(5 * time.Minute)
 		r := newRig(t, func(cfg *Config) {
-			cfg.Bridge = -1
+			cfg.RetryTimeout = -1
 			cfg.Source.(*fakeSource).set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: end}, nil)
 		})
 		if err := r.query("0s"); err != nil {
@@ -891,7 +891,7 @@ func TestLoginIsCutOffAtTheEnd(t *testing.T) {
 		if n := r.server.open(""); n > 0 {
 			t.Errorf("%d sessions after the end", n)
 		}
-		if n := r.c.Stats().Overran; n > 0 {
+		if n := r.c.Stats().Outlived; n > 0 {
 			t.Errorf("%d connections overran, and none was open", n)
 		}
 	})
@@ -945,7 +945,7 @@ func TestProofMakesRoom(t *testing.T) {
 // takes a while.
 func TestRoomIsMadeBeforeItIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(cfg *Config) { cfg.Drain = time.Second })
+		r := newRig(t, func(cfg *Config) { cfg.DrainTime = time.Second })
 		r.server.closing = 20 * time.Millisecond
 		r.db.SetMaxOpenConns(3)
 		r.fill(3)
@@ -995,7 +995,7 @@ func TestEachOldRoleIsAskedAfter(t *testing.T) {
 func TestRoleThatDiedBeforeItsSuccessorCameIsLeftAtOnce(t *testing.T) {
 	for _, pool := range []int{5, 20} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, func(cfg *Config) { cfg.Bridge = -1 })
+			r := newRig(t, func(cfg *Config) { cfg.RetryTimeout = -1 })
 			r.fill(pool)
 			time.Sleep(time.Minute)
 			r.server.set(func(s *fakeServer) { delete(s.roles, "v1") })
@@ -1031,7 +1031,7 @@ func mute(src Source) Source { return SourceFunc(src.Credential) }
 // rotation and nobody asks for a connection.
 func TestIdlePoolFollowsASourceThatDoesNotTell(t *testing.T) {
 	for _, window := range []Window{
-		{Overlap: 10 * time.Minute, Lag: time.Second, Checkout: time.Second},
+		{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: time.Second},
 		{Overlap: 10 * time.Minute},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -1093,11 +1093,11 @@ func TestLeaseWithoutASuccessor(t *testing.T) {
 		log := &logbook{}
 		end := time.Now().Add(5 * time.Minute)
 		var mu sync.Mutex
-		reasons, seconds := map[string]int{}, map[time.Duration]int{}
+		reasons, seconds := map[CloseReason]int{}, map[time.Duration]int{}
 		r := newRig(t, func(cfg *Config) {
 			cfg.Source.(*fakeSource).set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: end}, nil)
 			cfg.Logger = log.logger()
-			cfg.Trace = &Trace{Closed: func(_ VersionStats, reason string, _ time.Duration) {
+			cfg.Trace = &Trace{Closed: func(_ VersionStats, reason CloseReason, _ time.Duration) {
 				mu.Lock()
 				defer mu.Unlock()
 				reasons[reason]++
@@ -1137,7 +1137,7 @@ func TestLogOfACredentialThatHasEndedAlready(t *testing.T) {
 		r := newRig(t, func(cfg *Config) {
 			cfg.Source.(*fakeSource).set(Credential{Username: "v1", Password: NewSecret("p1"), NotAfter: time.Now().Add(-time.Hour)}, nil)
 			cfg.Logger = log.logger()
-			cfg.Bridge = -1
+			cfg.RetryTimeout = -1
 		})
 		if r.db.Ping() == nil {
 			t.Fatal("a login with a credential that has ended")
@@ -1156,7 +1156,7 @@ func TestOneFailedLoginFailsOneCaller(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, func(cfg *Config) {
 				s := cfg.Opener.(*fakeServer)
-				cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error) {
+				cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial DialFunc) (driver.Conn, error) {
 					if n == 1 || down {
 						time.Sleep(3 * time.Millisecond)
 						return nil, errors.New("connection reset by peer")

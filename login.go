@@ -19,14 +19,14 @@ import (
 // latest credential, and no other one may be used. It wraps the driver's error of
 // the last refusal and, if that ended the wait, the error of the context.
 type RefusedError struct {
-	Username string        // who was refused
-	Version  string        // the credential's number, and its Version if it has one
-	Source   string        // where it came from, if the source is a fmt.Stringer
-	Age      time.Duration // since it was first read
-	Waited   time.Duration // how long this login waited for another one
-	Refused  time.Duration // since the server refused it first
-	SQLState string        // the server's code; empty if it gave none
-	errs     []error
+	Username   string        // who was refused
+	Version    string        // the credential's number, and its Version if it has one
+	Source     string        // where it came from, if the source is a fmt.Stringer
+	Age        time.Duration // since it was first read
+	Waited     time.Duration // how long this login waited for another one
+	RefusedFor time.Duration // since the server refused it first
+	Code       string        // the server's code, such as an SQLSTATE; empty if it gave none
+	errs       []error
 }
 
 func (e *RefusedError) Error() string {
@@ -35,7 +35,7 @@ func (e *RefusedError) Error() string {
 		msg += " from " + e.Source
 	}
 	msg += fmt.Sprintf(", read %v ago, refused for %v, waited %v for another one",
-		e.Age.Round(time.Millisecond), e.Refused.Round(time.Millisecond), e.Waited.Round(time.Millisecond))
+		e.Age.Round(time.Millisecond), e.RefusedFor.Round(time.Millisecond), e.Waited.Round(time.Millisecond))
 	for _, err := range e.errs {
 		msg = fmt.Sprintf("%s: %v", msg, err)
 	}
@@ -98,6 +98,36 @@ func (c *Connector) connect(ctx context.Context, pool rotation.PoolID) (driver.C
 	if ctx.Value(borrowing{}) != nil {
 		return nil, errNoneIdle
 	}
+	conn, err := c.obtain(ctx, pool)
+	if err != nil {
+		c.mu.Lock()
+		c.failures[c.failureLocked(ctx, err)]++
+		c.mu.Unlock()
+	}
+	return conn, err
+}
+
+// failureLocked says why Connect fails with err.
+func (c *Connector) failureLocked(ctx context.Context, err error) ConnectFailure {
+	switch err.(type) { //nolint:errorlint // they are made here
+	case *RefusedError:
+		return FailedRefused
+	case *ExpiredError:
+		return FailedExpired
+	}
+	switch {
+	case errors.Is(err, ErrClosed):
+		return FailedClosed
+	case over(ctx):
+		return FailedCanceled
+	case c.rules.Current() == 0:
+		return FailedSource
+	}
+	return FailedLogin
+}
+
+// obtain gets a caller a session: a spare, or one of a new login.
+func (c *Connector) obtain(ctx context.Context, pool rotation.PoolID) (driver.Conn, error) {
 	if err := c.start(); err != nil {
 		return nil, err
 	}
@@ -217,23 +247,22 @@ func (c *Connector) unusable(verdict rotation.Verdict, start time.Time, cause er
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	seen := c.rules.Snapshot(c.now())
 	v := c.book.get(c.rules.Current())
+	seen, _ := c.rules.View(c.rules.Current())
 	switch {
 	case verdict.Kind == rotation.FailClosed || errors.Is(cause, ErrClosed):
 		return ErrClosed
 	case v == nil:
 		return fmt.Errorf("sqlrotate: there is no credential yet: %w", c.source.err)
-	case seen.Refusing:
-		since := seen.RefusedSince
-		return c.refusedError(v, now.Sub(start), c.now().Mono.Sub(since), cause)
+	case seen.RefusedSince != 0:
+		return c.refusedError(v, now.Sub(start), c.now().Mono.Sub(seen.RefusedSince), cause)
 	case verdict.Kind == rotation.FailExpired || verdict.Cause == rotation.ForNewer:
 		if cause == nil {
 			cause = c.source.err
 		}
 		return &ExpiredError{
 			Username: v.cred.Username, Version: v.label(), Source: c.sourceName,
-			Ended: seen.Versions[0].End.Wall, Waited: now.Sub(start), err: cause,
+			Ended: seen.End.Wall, Waited: now.Sub(start), err: cause,
 		}
 	case v.failure != nil && !errors.Is(cause, v.failure):
 		return fmt.Errorf("%w, while another login failed: %v", cause, v.failure) //nolint:errorlint // not this caller's
@@ -245,10 +274,7 @@ func (c *Connector) unusable(verdict rotation.Verdict, start time.Time, cause er
 func (c *Connector) refusedError(v *version, waited, refused time.Duration, cause error) error {
 	e := &RefusedError{
 		Username: v.cred.Username, Version: v.label(), Source: c.sourceName,
-		Age: time.Since(v.seen), Refused: refused, Waited: waited, errs: []error{v.refusal},
-	}
-	if refusal, ok := v.refusal.(*loginError); ok { //nolint:errorlint // it is not wrapped
-		e.SQLState = refusal.state
+		Age: time.Since(v.seen), RefusedFor: refused, Waited: waited, Code: v.refusalCode(), errs: []error{v.refusal},
 	}
 	if cause != nil {
 		e.errs = append(e.errs, cause)
@@ -282,12 +308,13 @@ func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rota
 	query := ""
 	switch {
 	case ask && !c.probeOff:
-		query = c.cfg.probe()
+		query = c.cfg.probeQuery()
 	case !c.infoLocked(number, c.now()).Proven:
-		query = c.cfg.Probe
+		query = c.cfg.ProbeQuery
 	}
 	c.mu.Unlock()
 
+	began := time.Now()
 	lctx, cancel := c.loginContext(ctx)
 	err := s.login(lctx, c.cfg.Opener, cred)
 	probed := err == nil && query != ""
@@ -305,18 +332,13 @@ func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rota
 	default:
 		ev = rotation.LoginFailed{Session: id}
 	}
-	return s, c.opened(s, ev, err)
+	return s, c.opened(s, ev, err, time.Since(began))
 }
 
 // endedLocked reports whether a version may not be logged in with any more.
 func (c *Connector) endedLocked(number rotation.VersionID) bool {
-	now := c.now()
-	for _, v := range c.rules.Snapshot(now).Versions {
-		if v.Version == number {
-			return v.End.Past(now)
-		}
-	}
-	return true
+	v, ok := c.rules.View(number)
+	return !ok || v.End.Past(c.now())
 }
 
 // judge says what a login's error means. A failure of the probe query is a refusal as
@@ -332,27 +354,25 @@ func judge(err error, probed bool) (refused, ambiguous bool) {
 	case !errors.As(err, &failure):
 		return false, false
 	}
-	return failure.rejected, failure.state == "08P01"
+	return failure.refused, failure.code == "08P01"
 }
 
 // loginError is an error of a login with what had to be asked about it: errors and their
 // methods are the driver's, and may take their time.
 type loginError struct {
-	err      error
-	text     string
-	state    string // SQLSTATE: of several hosts' errors, one that is about the credential
-	rejected bool   // the credential was
+	err     error
+	text    string
+	code    string // the server's
+	refused bool   // the credential was
 }
 
 func newLoginError(opener Opener, err error) *loginError {
-	e := &loginError{err: err, rejected: opener.Rejected(err)}
-	anySQLState(err, func(state string) bool {
-		refused := credentialRefused(state)
-		if e.state == "" || refused {
-			e.state = state
-		}
-		return refused
-	})
+	e := &loginError{err: err, refused: opener.Refused(err)}
+	if o, ok := opener.(interface{ Code(error) string }); ok {
+		e.code = o.Code(err)
+	} else {
+		e.code = sqlState(err)
+	}
 	if errors.Is(err, driver.ErrBadConn) {
 		e.err = fmt.Errorf("sqlrotate: the connection broke during the login: %v", err) //nolint:errorlint // database/sql would retry it
 	}
@@ -363,8 +383,8 @@ func newLoginError(opener Opener, err error) *loginError {
 func (e *loginError) Error() string { return e.text }
 func (e *loginError) Unwrap() error { return e.err }
 
-// opened notes what came of a login. ev is nil if it succeeded.
-func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
+// opened notes what came of a login that took so long. ev is nil if it succeeded.
+func (c *Connector) opened(s *session, ev rotation.Event, err error, took time.Duration) error {
 	blind := err == nil && s.blind()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -372,8 +392,22 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
 		err = fmt.Errorf("sqlrotate: the connection broke during the login: %w", net.ErrClosed)
 		ev = rotation.LoginFailed{Session: s.id}
 	}
+	var failure *loginError
+	told := err
+	if errors.As(err, &failure) {
+		told = failure.err // the driver's own
+	}
+	_, refused := ev.(rotation.LoginRefused)
+	if refused {
+		c.notices.refused(c.infoLocked(s.version.id, c.now()), err)
+	}
+	c.notices.login(LoginInfo{
+		Version: c.infoLocked(s.version.id, c.now()), Took: took, Err: told, Refused: refused,
+		Own: c.rules.Session(s.id).Purpose != rotation.ForCaller,
+	})
 	if err == nil {
 		s.version.failure = nil
+		c.loginTime, c.lastLogin = c.loginTime+took, time.Now()
 		c.stepLocked(rotation.LoginSucceeded{Session: s.id, Untracked: blind})
 		return nil
 	}
@@ -381,27 +415,20 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error) error {
 	if s.conn != nil {
 		c.tasks.start(s.closeConn)
 	}
-	var refused bool
 	switch ev.(type) {
 	case rotation.LoginRefused:
-		refused, s.version.refusal = true, err
-		c.notices.refused(c.infoLocked(s.version.id, c.now()), err)
+		s.version.refusal = err
 	case rotation.LoginFailed:
 		s.version.failure = err
-	case rotation.LoginAbandoned:
-		refused = s.expired.Load() != nil // let the caller try another one
 	}
 	c.stepLocked(ev)
-	var failure *loginError
 	switch {
-	case refused:
+	case refused, s.expired.Load() != nil: // let the caller try another one
 		return &refusal{err, s.version.cred}
 	case c.closed:
 		return ErrClosed
-	case errors.As(err, &failure):
-		return failure.err // the driver's own
 	}
-	return err
+	return told
 }
 
 // ownLogin is a login of the connector's own. Its contexts are the connector's, whoever's
@@ -415,7 +442,7 @@ type ownLogin struct {
 func (l ownLogin) begin() {
 	c := l.c
 	c.mu.Lock()
-	settled := !c.rules.Snapshot(c.now()).Unsettled // else its reads are rationed
+	settled := !c.rules.Unsettled() // else its reads are rationed
 	c.mu.Unlock()
 	if l.Purpose != rotation.AskOld && settled {
 		ctx, cancel := c.loginContext(c.ctx)
@@ -475,7 +502,7 @@ func (s *session) probe(ctx context.Context, query string) error {
 func runQuery(ctx context.Context, conn driver.Conn, query string) error {
 	queryer, ok := conn.(driver.QueryerContext)
 	if !ok {
-		return errors.New("the driver's connection is no driver.QueryerContext, which Config.Probe needs")
+		return errors.New("the driver's connection is no driver.QueryerContext, which Config.ProbeQuery needs")
 	}
 	rows, err := queryer.QueryContext(ctx, query, nil)
 	if err != nil {

@@ -24,6 +24,7 @@ const (
 // one after the other, in a goroutine that ends when there are no more. Telling never
 // blocks, and so may be done under any lock. All methods are safe for concurrent use.
 type notices struct {
+	name   string // Config.Name
 	logger *slog.Logger
 	trace  Trace
 	calls  *calls
@@ -43,8 +44,8 @@ type notice struct {
 
 // newNotices returns notices for a logger, nil for slog.Default(), and for callbacks, if
 // any.
-func newNotices(logger *slog.Logger, trace *Trace, calls *calls) *notices {
-	n := &notices{logger: logger, calls: calls}
+func newNotices(name string, logger *slog.Logger, trace *Trace, calls *calls) *notices {
+	n := &notices{name: name, logger: logger, calls: calls}
 	if logger == nil {
 		n.logger = slog.Default()
 	}
@@ -64,6 +65,9 @@ func (n *notices) line(level slog.Level, msg string, args ...any) notice {
 	runtime.Callers(3, caller[:]) // of log
 	r := slog.NewRecord(time.Now(), level, msg, caller[0])
 	r.Add(args...)
+	if n.name != "" {
+		r.Add("connector", n.name)
+	}
 	return notice{line: &r}
 }
 
@@ -71,6 +75,12 @@ func (n *notices) line(level slog.Level, msg string, args ...any) notice {
 func (n *notices) handle(r slog.Record) {
 	if ctx := context.Background(); n.logger.Enabled(ctx, r.Level) {
 		_ = n.logger.Handler().Handle(ctx, r) // there is nobody to tell of it
+	}
+}
+
+func (n *notices) login(l LoginInfo) {
+	if f := n.trace.Login; f != nil {
+		n.callback(func() { f(l) })
 	}
 }
 
@@ -92,14 +102,14 @@ func (n *notices) refused(v VersionStats, err error) {
 	}
 }
 
-func (n *notices) closed(v VersionStats, reason string, age time.Duration) {
+func (n *notices) closed(v VersionStats, reason CloseReason, age time.Duration) {
 	if f := n.trace.Closed; f != nil {
 		n.callback(func() { f(v, reason, age) })
 	}
 }
 
-func (n *notices) overran(v VersionStats, age time.Duration) {
-	if f := n.trace.Overran; f != nil {
+func (n *notices) outlived(v VersionStats, age time.Duration) {
+	if f := n.trace.Outlived; f != nil {
 		n.callback(func() { f(v, age) })
 	}
 }

@@ -46,11 +46,11 @@ func (h eventHandler) Handle(_ context.Context, r slog.Record) error {
 // trace adds the callbacks to it.
 func (e *events) trace() *Trace {
 	return &Trace{
-		Rotated: func(v VersionStats) { e.add("Rotated %d", v.Number) },
-		Proven:  func(v VersionStats) { e.add("Proven %d", v.Number) },
-		Refused: func(v VersionStats, _ error) { e.add("Refused %d", v.Number) },
-		Closed:  func(v VersionStats, reason string, _ time.Duration) { e.add("Closed %d %s", v.Number, reason) },
-		Overran: func(v VersionStats, _ time.Duration) { e.add("Overran %d", v.Number) },
+		Rotated:  func(v VersionStats) { e.add("Rotated %d", v.Number) },
+		Proven:   func(v VersionStats) { e.add("Proven %d", v.Number) },
+		Refused:  func(v VersionStats, _ error) { e.add("Refused %d", v.Number) },
+		Closed:   func(v VersionStats, reason CloseReason, _ time.Duration) { e.add("Closed %d %s", v.Number, reason) },
+		Outlived: func(v VersionStats, _ time.Duration) { e.add("Outlived %d", v.Number) },
 	}
 }
 
@@ -62,7 +62,7 @@ func TestNoticesComeInOrder(t *testing.T) {
 		r := newRig(t, func(cfg *Config) {
 			cfg.Logger = slog.New(eventHandler{slog.DiscardHandler, e})
 			cfg.Trace = e.trace()
-			cfg.Bridge = -1
+			cfg.RetryTimeout = -1
 		})
 		end := time.Now().Add(time.Minute)
 		r.lease(end)
@@ -83,7 +83,7 @@ func TestNoticesComeInOrder(t *testing.T) {
 		_ = r.db.Close()
 		want := []string{
 			"sqlrotate: the credential is accepted", "Proven 1",
-			"sqlrotate: closing a connection that outlives its credential", "Overran 1", "Closed 1 severed",
+			"sqlrotate: closing a connection that outlives its credential", "Outlived 1", "Closed 1 expired",
 			"sqlrotate: new credential", "Rotated 2", "sqlrotate: the credential is accepted", "Proven 2",
 			"sqlrotate: new credential", "Rotated 3", "sqlrotate: the server refuses the credential", "Refused 3",
 		}
@@ -109,11 +109,11 @@ func TestNoticesHoldUpNobody(t *testing.T) {
 		},
 		"Trace": func(cfg *Config, released <-chan struct{}) {
 			cfg.Trace = &Trace{
-				Rotated: func(VersionStats) { <-released },
-				Proven:  func(VersionStats) { <-released },
-				Refused: func(VersionStats, error) { <-released },
-				Closed:  func(VersionStats, string, time.Duration) { <-released },
-				Overran: func(VersionStats, time.Duration) { <-released },
+				Rotated:  func(VersionStats) { <-released },
+				Proven:   func(VersionStats) { <-released },
+				Refused:  func(VersionStats, error) { <-released },
+				Closed:   func(VersionStats, CloseReason, time.Duration) { <-released },
+				Outlived: func(VersionStats, time.Duration) { <-released },
 			}
 		},
 	} {
@@ -121,7 +121,7 @@ func TestNoticesHoldUpNobody(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				released := make(chan struct{})
 				r := newRig(t, func(cfg *Config) {
-					cfg.Window = Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, Checkout: 20 * time.Second}
+					cfg.Window = Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, MaxInUse: 20 * time.Second}
 					hang(cfg, released)
 				})
 				defer synctest.Wait()
@@ -150,7 +150,7 @@ func TestNoticesHoldUpNobody(t *testing.T) {
 				if n := r.c.Stats().NoticesDropped; n == 0 {
 					t.Error("none was dropped")
 				}
-				if err := r.c.Healthy(); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "hangs") {
+				if err := r.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "hangs") {
 					t.Errorf("the health report says %v", err)
 				}
 				start := time.Now()
@@ -168,7 +168,7 @@ func TestNoticesThatAreTooManyAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &events{}
 		calls := newCalls(&tasks{}, 0)
-		n := newNotices(slog.New(eventHandler{slog.DiscardHandler, e}), nil, calls)
+		n := newNotices("", slog.New(eventHandler{slog.DiscardHandler, e}), nil, calls)
 		n.callback(func() { time.Sleep(noticeTimeout / 2) })
 		synctest.Wait()
 		for i := range maxNotices + 10 {
@@ -190,7 +190,7 @@ func TestNoticesThatAreTooManyAreCounted(t *testing.T) {
 func TestCallbacksMayDoAnything(t *testing.T) {
 	for name, do := range map[string]func(r *rig){
 		"Stats":   func(r *rig) { _ = r.c.Stats() },
-		"Healthy": func(r *rig) { _ = r.c.Healthy() },
+		"Healthy": func(r *rig) { _ = r.c.CheckHealth() },
 		"Ping":    func(r *rig) { _ = r.db.PingContext(context.Background()) },
 		"Close":   func(r *rig) { _ = r.c.Close() },
 		"close":   func(r *rig) { _ = r.db.Close() },
@@ -212,7 +212,7 @@ func TestCallbacksMayDoAnything(t *testing.T) {
 					cfg.Trace = &Trace{
 						Rotated: func(VersionStats) { f() },
 						Proven:  func(VersionStats) { f() },
-						Closed:  func(VersionStats, string, time.Duration) { f() },
+						Closed:  func(VersionStats, CloseReason, time.Duration) { f() },
 					}
 				})
 				close(ready)

@@ -1,4 +1,4 @@
-// Opener and Dial: the seam to a database driver.
+// Opener and DialFunc: the seam to a database driver.
 
 package sqlrotate
 
@@ -10,12 +10,17 @@ import (
 	"strings"
 )
 
-// Dial opens a network connection, as [net.Dialer.DialContext] does.
-type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+// DialFunc opens a network connection, as [net.Dialer.DialContext] does.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Opener logs in to a database: the seam to a driver. [Postgres] is the one for
+// Opener logs in to a database: the seam to a driver. [LibPQ] is the one for
 // github.com/lib/pq; [FromDriver] makes one of any driver that takes a DSN.
 // Its methods are called from many goroutines at once.
+//
+// It may have two more methods. ProbeQuery() string gives the query by which the server is
+// asked whether a role lives, unless Config.ProbeQuery does. Code(error) string gives the
+// server's code in an error of Open, for RefusedError and Stats; without it that is the
+// SQLSTATE of an error which has a method SQLState() string.
 type Opener interface {
 	// Open logs in with cred and returns the driver's own connection.
 	//
@@ -34,13 +39,13 @@ type Opener interface {
 	// four calls that nobody waits for have not returned within LoginTimeout.
 	//
 	// Errors hold no password.
-	Open(ctx context.Context, cred Credential, dial Dial) (driver.Conn, error)
+	Open(ctx context.Context, cred Credential, dial DialFunc) (driver.Conn, error)
 
-	// Rejected reports whether err, returned by Open, says that the server
+	// Refused reports whether err, returned by Open, says that the server
 	// refused the credential: as opposed to a server that is down, full, starting
 	// or out of reach, or a database that does not exist. It goes by codes, never
 	// by texts, which servers translate.
-	Rejected(err error) bool
+	Refused(err error) bool
 }
 
 // FromDriver returns an [Opener] for any driver that takes a DSN. dsn renders
@@ -67,21 +72,24 @@ type driverOpener struct {
 }
 
 // Open does not return when ctx is done: driver.Driver.Open knows no context.
-func (o driverOpener) Open(_ context.Context, cred Credential, _ Dial) (driver.Conn, error) {
+func (o driverOpener) Open(_ context.Context, cred Credential, _ DialFunc) (driver.Conn, error) {
 	dsn := o.dsn(cred)
 	conn, err := o.driver.Open(dsn)
-	return conn, withhold(err, dsn, cred.Password.Reveal())
+	return conn, Withhold(err, dsn, cred.Password.Reveal())
 }
 
-func (driverOpener) Rejected(err error) bool {
-	return anySQLState(err, credentialRefused)
+func (driverOpener) Refused(err error) bool {
+	return SQLStateRefused(err)
 }
 
-// credentialRefused reports whether a login that failed with this SQLSTATE was
-// refused for its credential: class 28 (wrong password, unknown role, passed
-// VALID UNTIL, NOLOGIN, pg_hba, PAM), or 42501, which a login gets when CONNECT
-// was revoked.
+// SQLStateRefused reports whether err says that the server refused the credential, by
+// PostgreSQL's codes: whether it, or any error that it wraps, has a method SQLState() string
+// that gives one of class 28 (wrong password, unknown role, passed VALID UNTIL, NOLOGIN,
+// pg_hba, PAM), or 42501, which a login gets when CONNECT was revoked. It is for an
+// Opener's Refused.
 // See https://www.postgresql.org/docs/current/errcodes-appendix.html.
+func SQLStateRefused(err error) bool { return anySQLState(err, credentialRefused) }
+
 func credentialRefused(state string) bool {
 	return strings.HasPrefix(state, "28") || state == "42501"
 }
@@ -106,9 +114,23 @@ func anySQLState(err error, f func(state string) bool) bool {
 	return false
 }
 
-// withhold replaces err by one that names only its type if its text contains any
-// of secrets.
-func withhold(err error, secrets ...string) error {
+// sqlState returns the SQLSTATE in the tree of err: of several hosts' errors, one that is
+// about the credential. Empty if there is none.
+func sqlState(err error) (code string) {
+	anySQLState(err, func(state string) bool {
+		refused := credentialRefused(state)
+		if code == "" || refused {
+			code = state
+		}
+		return refused
+	})
+	return code
+}
+
+// Withhold returns err, or, if its text contains any of secrets, an error that only names
+// its type. It is for an Opener whose driver quotes what it was given, such as a DSN. Empty
+// secrets are left out.
+func Withhold(err error, secrets ...string) error {
 	if err == nil {
 		return nil
 	}

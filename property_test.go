@@ -54,16 +54,16 @@ func randomSchedule(t *testing.T, seed uint64) {
 	s := &schedule{
 		random: random, size: 1 + random.IntN(20), superseded: map[string]time.Time{}, revoked: map[string]time.Time{},
 		window: oneOf(random,
-			Window{Overlap: 2 * time.Minute, Lag: 5 * time.Second, Checkout: 20 * time.Second},
-			Window{Overlap: 40 * time.Second, Lag: 2 * time.Second, Checkout: 15 * time.Second},
+			Window{Overlap: 2 * time.Minute, Lag: 5 * time.Second, MaxInUse: 20 * time.Second},
+			Window{Overlap: 40 * time.Second, Lag: 2 * time.Second, MaxInUse: 15 * time.Second},
 			Window{Overlap: 10 * time.Minute}),
 		lease:     oneOf(random, 0, 0, 20*time.Minute),
 		published: []string{"v1"},
 	}
 	s.rig = newRig(t, func(cfg *Config) {
 		cfg.Window = s.window
-		cfg.Drain = oneOf(random, 0, -1, 30*time.Second)
-		cfg.Probe = oneOf(random, "", "0s")
+		cfg.DrainTime = oneOf(random, 0, -1, 30*time.Second)
+		cfg.ProbeQuery = oneOf(random, "", "0s")
 		cfg.Trace = &Trace{Closed: s.closed}
 		src := cfg.Source.(*fakeSource)
 		src.set(s.credential("v1", "p1"), nil)
@@ -137,7 +137,7 @@ func randomSchedule(t *testing.T, seed uint64) {
 			}
 		}
 	})
-	if got := s.c.Stats(); got.Overran > 0 {
+	if got := s.c.Stats(); got.Outlived > 0 {
 		t.Errorf("%+v", got)
 	}
 }
@@ -270,7 +270,7 @@ func (s *schedule) failServer() {
 
 // closed is told of every connection that ends: one that is retired for a successor's
 // sake has a successor that has logged in.
-func (s *schedule) closed(v VersionStats, reason string, _ time.Duration) {
+func (s *schedule) closed(v VersionStats, reason CloseReason, _ time.Duration) {
 	if reason != "superseded" {
 		return
 	}

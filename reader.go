@@ -37,13 +37,13 @@ const (
 // sharedReader makes one read at a time for all who ask for one: at most one is in flight and
 // one queued. All methods are safe for concurrent use.
 type sharedReader struct {
-	read  func(rejected Credential) error // makes a read and notes what comes of it
-	tasks *tasks                          // which the reads belong to
+	read  func(refused Credential) error // makes a read and notes what comes of it
+	tasks *tasks                         // which the reads belong to
 
-	mu       sync.Mutex // guards what follows; read is not called under it
-	reading  bool
-	next     *reading   // queued; nil: none
-	rejected Credential // what it is told, if anything
+	mu      sync.Mutex // guards what follows; read is not called under it
+	reading bool
+	next    *reading   // queued; nil: none
+	refused Credential // what it is told, if anything
 }
 
 // reading is one read, queued or under way.
@@ -52,12 +52,12 @@ type reading struct {
 	err  error         // set before that
 }
 
-// ask asks for a read that begins after the call, and does not wait for it. rejected is
+// ask asks for a read that begins after the call, and does not wait for it. refused is
 // for a source that is told what was refused: what was asked last counts.
-func (r *sharedReader) ask(rejected Credential) *reading {
+func (r *sharedReader) ask(refused Credential) *reading {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.rejected = rejected
+	r.refused = refused
 	if r.next == nil {
 		r.next = &reading{done: make(chan struct{})}
 	}
@@ -73,14 +73,14 @@ func (r *sharedReader) ask(rejected Credential) *reading {
 func (r *sharedReader) run() {
 	for {
 		r.mu.Lock()
-		n, rejected := r.next, r.rejected
+		n, refused := r.next, r.refused
 		r.next = nil
 		r.reading = n != nil
 		r.mu.Unlock()
 		if n == nil {
 			return
 		}
-		n.err = r.read(rejected)
+		n.err = r.read(refused)
 		close(n.done)
 	}
 }
@@ -102,12 +102,12 @@ func (c *Connector) read(ctx context.Context) error {
 	return err
 }
 
-// reread is read past every cache, after rejected was refused. While the source gives
+// reread is read past every cache, after refused was refused. While the source gives
 // another login each time it does nothing: the rules say when it is read again.
-func (c *Connector) reread(ctx context.Context, rejected Credential) error {
+func (c *Connector) reread(ctx context.Context, refused Credential) error {
 	c.mu.Lock()
 	v := c.currentLocked()
-	known := v != nil && !v.cred.SameLogin(rejected) // another one already
+	known := v != nil && !v.cred.SameLogin(refused) // another one already
 	resting := c.rules.Snapshot(c.now()).Unsettled
 	c.mu.Unlock()
 	_, ok := c.cfg.Source.(Refresher)
@@ -117,7 +117,7 @@ func (c *Connector) reread(ctx context.Context, rejected Credential) error {
 	case known || !ok:
 		return c.read(ctx)
 	}
-	_, err := c.awaitRead(ctx, c.refresh.ask(rejected), readPatience)
+	_, err := c.awaitRead(ctx, c.refresh.ask(refused), readPatience)
 	return err
 }
 
@@ -174,13 +174,13 @@ func (c *Connector) readSource(Credential) error {
 	return c.readWith(&c.calls.reads, c.cfg.Source.Credential)
 }
 
-// refreshSource reads the source past every cache, after rejected was refused.
-func (c *Connector) refreshSource(rejected Credential) error {
+// refreshSource reads the source past every cache, after refused was refused.
+func (c *Connector) refreshSource(refused Credential) error {
 	r, ok := c.cfg.Source.(Refresher)
 	if !ok {
-		return c.readSource(rejected)
+		return c.readSource(refused)
 	}
-	return c.readWith(&c.calls.refreshes, func(ctx context.Context) (Credential, error) { return r.Refresh(ctx, rejected) })
+	return c.readWith(&c.calls.refreshes, func(ctx context.Context) (Credential, error) { return r.Refresh(ctx, refused) })
 }
 
 func (c *Connector) readWith(p *foreign, credential func(context.Context) (Credential, error)) error {

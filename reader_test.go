@@ -130,7 +130,7 @@ func TestReadThatHangsIsFollowedByOthers(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var source *hangingSource
 				r := newRig(t, func(cfg *Config) {
-					cfg.Window = Window{Overlap: time.Hour, Lag: 5 * time.Second, Checkout: time.Minute}
+					cfg.Window = Window{Overlap: time.Hour, Lag: 5 * time.Second, MaxInUse: time.Minute}
 					source = newHangingSource(cfg.Source, deaf)
 					notifier := cfg.Source.(Notifier)
 					cfg.Source = source
@@ -202,7 +202,7 @@ func TestSourceThatHangsFails(t *testing.T) {
 				if n := source.abandoned(r.c); n > maxHung {
 					t.Errorf("%d reads hang", n)
 				}
-				err := r.c.Healthy()
+				err := r.c.CheckHealth()
 				if err == nil || !strings.Contains(err.Error(), "source") || r.c.Stats().SourceErrors == 0 {
 					t.Errorf("the source has hung for 5 min: %v; errors %d", err, r.c.Stats().SourceErrors)
 				}
@@ -212,7 +212,7 @@ func TestSourceThatHangsFails(t *testing.T) {
 				if !deaf {
 					source.hangs.Store(false)
 					time.Sleep(20 * time.Second)
-					if err := r.c.Healthy(); err != nil {
+					if err := r.c.CheckHealth(); err != nil {
 						t.Errorf("it is read again: %v", err)
 					}
 				}
@@ -257,7 +257,7 @@ func TestSourceThatHangsFromTheStart(t *testing.T) {
 func TestSourceThatNeverRepeatsItself(t *testing.T) {
 	for name, window := range map[string]Window{
 		"in place": InPlace(),
-		"window":   {Overlap: 10 * time.Minute, Lag: time.Second, Checkout: time.Minute},
+		"window":   {Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -282,7 +282,7 @@ func TestSourceThatNeverRepeatsItself(t *testing.T) {
 				if n := reads.Load() - before; n > 60 {
 					t.Errorf("%d reads in 10 min", n)
 				}
-				if err := r.c.Healthy(); err == nil || !strings.Contains(err.Error(), "another login") {
+				if err := r.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "another login") {
 					t.Errorf("the health report says %v", err)
 				}
 				before = reads.Load()
@@ -309,7 +309,7 @@ func TestSourceThatNeverRepeatsItself(t *testing.T) {
 
 // acceptAny makes a server let v1 in whatever the password.
 func acceptAny(s *fakeServer) Opener {
-	return &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial Dial) (driver.Conn, error) {
+	return &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial DialFunc) (driver.Conn, error) {
 		return s.Open(ctx, Credential{Username: "v1", Password: NewSecret("p1")}, dial)
 	}}
 }

@@ -68,7 +68,7 @@ func (w *witness) heard(err error) {
 
 func (w *witness) search() {
 	w.Helper()
-	w.heard(w.c.Healthy())
+	w.heard(w.c.CheckHealth())
 	log, err := w.server.Log()
 	if err != nil && !errors.Is(err, pgtest.ErrNotOurs) {
 		w.Error(err)
@@ -150,7 +150,7 @@ func TestPasswordChangedInPlaceFailsNoQuery(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWitness(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
-				cfg.Window, cfg.Bridge, cfg.Drain = InPlace(), test.bridge, time.Second
+				cfg.Window, cfg.RetryTimeout, cfg.DrainTime = InPlace(), test.bridge, time.Second
 			})
 			w.db.SetMaxOpenConns(test.before)
 			w.db.SetMaxIdleConns(test.idle)
@@ -196,8 +196,8 @@ func TestRolePublishedBeforeItExistsFailsNoQuery(t *testing.T) {
 			t.Run(test.name, func(t *testing.T) {
 				w := newWitness(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
 					// A minute is long before anything else retires its connections.
-					cfg.Window = Window{Overlap: 2 * time.Minute, Lag: time.Second, Checkout: 5 * time.Second}
-					cfg.Drain = time.Second
+					cfg.Window = Window{Overlap: 2 * time.Minute, Lag: time.Second, MaxInUse: 5 * time.Second}
+					cfg.DrainTime = time.Second
 				})
 				w.db.SetMaxIdleConns(test.idle)
 				l := w.startLoad(test.workers, 5*time.Millisecond, 5*time.Second)
@@ -213,7 +213,7 @@ func TestRolePublishedBeforeItExistsFailsNoQuery(t *testing.T) {
 				if n := w.attempts(next.name)["28P01"]; n < 1 || n > 5 {
 					t.Errorf("%d refused logins in 3 s", n)
 				}
-				if err := w.c.Healthy(); err == nil || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), next.name) || !strings.Contains(err.Error(), "logins use #1") {
+				if err := w.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), next.name) || !strings.Contains(err.Error(), "logins use #1") {
 					t.Errorf("healthy: %v", err)
 				}
 				w.create(next)
@@ -224,7 +224,7 @@ func TestRolePublishedBeforeItExistsFailsNoQuery(t *testing.T) {
 				} else {
 					w.works()
 				}
-				if err := w.c.Healthy(); err != nil {
+				if err := w.c.CheckHealth(); err != nil {
 					t.Errorf("healthy: %v", err)
 				}
 				t.Logf("in use %v after it exists; logins by SQLSTATE: %v", took, w.attempts(next.name))
@@ -241,7 +241,7 @@ func TestFileThatNeverComesIsOneClearError(t *testing.T) {
 	const bridge = 2 * time.Second
 	server := pgtest.New(t, pgtest.Options{Control: true})
 	start := time.Now()
-	w := newWitness(t, server, func(cfg *Config) { cfg.Window, cfg.Bridge = InPlace(), bridge })
+	w := newWitness(t, server, func(cfg *Config) { cfg.Window, cfg.RetryTimeout = InPlace(), bridge })
 	w.db.SetMaxIdleConns(-1)
 	w.works()
 	role := roleLogin{w.role, rand.Text()}
@@ -264,18 +264,18 @@ func TestFileThatNeverComesIsOneClearError(t *testing.T) {
 	}
 	near("took", took, bridge)
 	near("Waited", refused.Waited, bridge)
-	near("Refused", refused.Refused, bridge)
+	near("Refused", refused.RefusedFor, bridge)
 	if refused.Age < bridge || refused.Age > time.Since(start) {
 		t.Errorf("Age: %v", refused.Age)
 	}
-	if refused.Username != role.name || !strings.HasPrefix(refused.Version, "#1") || !strings.Contains(refused.Source, w.path) || refused.SQLState != "28P01" {
+	if refused.Username != role.name || !strings.HasPrefix(refused.Version, "#1") || !strings.Contains(refused.Source, w.path) || refused.Code != "28P01" {
 		t.Errorf("%+v", refused)
 	}
 	var theirs *pq.Error
 	if !errors.As(err, &theirs) || theirs.Code != "28P01" {
 		t.Errorf("the driver's error: %v", theirs)
 	}
-	for _, word := range []string{"sqlrotate: ", role.name, refused.Version, w.path, "28P01", "refused for " + refused.Refused.Round(time.Millisecond).String(), "waited " + refused.Waited.Round(time.Millisecond).String()} {
+	for _, word := range []string{"sqlrotate: ", role.name, refused.Version, w.path, "28P01", "refused for " + refused.RefusedFor.Round(time.Millisecond).String(), "waited " + refused.Waited.Round(time.Millisecond).String()} {
 		if !strings.Contains(err.Error(), word) {
 			t.Errorf("%q does not say %q", err, word)
 		}
@@ -291,7 +291,7 @@ func TestFileThatNeverComesIsOneClearError(t *testing.T) {
 		t.Errorf("afterwards: %v after %v", err, took)
 	}
 	w.meter.Within(bridge-100*time.Millisecond, took, "an answer afterwards")
-	if err := w.c.Healthy(); err == nil || !strings.Contains(err.Error(), "no new connection can be made") {
+	if err := w.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "no new connection can be made") {
 		t.Errorf("healthy: %v", err)
 	}
 	w.publish(role)
@@ -320,7 +320,7 @@ func TestPreviousCredentialIsNeverUsedAfterItsOverlap(t *testing.T) {
 	t.Parallel()
 	const overlap = 3 * time.Second
 	w := newWitness(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
-		cfg.Window = Window{Overlap: overlap, Lag: 500 * time.Millisecond, Checkout: 500 * time.Millisecond}
+		cfg.Window = Window{Overlap: overlap, Lag: 500 * time.Millisecond, MaxInUse: 500 * time.Millisecond}
 	})
 	w.db.SetMaxIdleConns(-1)
 	w.works()
@@ -393,7 +393,7 @@ func TestDeadOnArrivalRetiresNothing(t *testing.T) {
 		wg.Go(func() {
 			t.Run(test.name, func(t *testing.T) {
 				w := newWitness(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
-					cfg.Probe, cfg.Drain = test.probe, 500*time.Millisecond
+					cfg.ProbeQuery, cfg.DrainTime = test.probe, 500*time.Millisecond
 				})
 				l := w.startLoad(10, 5*time.Millisecond, 5*time.Second)
 				w.eventually(30*time.Second, "load", func() bool { return l.Done() > 100 })
@@ -403,7 +403,7 @@ func TestDeadOnArrivalRetiresNothing(t *testing.T) {
 				w.eventually(3*time.Second, "a refusal", func() bool { return w.c.Stats().Refused > 0 })
 				rest(3 * time.Second)
 				stats := w.c.Stats()
-				if stats.Superseded+stats.Aged+stats.Ending+stats.Overran > 0 || stats.Versions[0].Proven || w.sessions(old) == 0 {
+				if stats.Closed[CloseSuperseded]+stats.Closed[CloseAged]+stats.Closed[CloseEnding]+stats.Outlived > 0 || stats.Versions[0].Proven || w.sessions(old) == 0 {
 					t.Errorf("%d old sessions; %+v", w.sessions(old), stats)
 				}
 				w.eventually(5*time.Second, "no session of the dead role is kept", func() bool { return w.sessions(dead.name) == 0 })
@@ -411,7 +411,7 @@ func TestDeadOnArrivalRetiresNothing(t *testing.T) {
 				if n := attempts[""] + attempts["28P01"]; n < 1 || n > 5 {
 					t.Errorf("logins by SQLSTATE: %v", attempts)
 				}
-				health := fmt.Sprint(w.c.Healthy())
+				health := fmt.Sprint(w.c.CheckHealth())
 				for _, word := range []string{"refused credential #2", dead.name, test.state, test.says, "logins use #1"} {
 					if !strings.Contains(health, word) {
 						t.Errorf("%q does not say %q", health, word)
@@ -424,7 +424,7 @@ func TestDeadOnArrivalRetiresNothing(t *testing.T) {
 				w.publish(next)
 				w.eventually(time.Minute, "recovery", func() bool { return w.sessions(next.name) > 0 && w.gone(old) })
 				l.mustNotFail()
-				if err := w.c.Healthy(); err != nil {
+				if err := w.c.CheckHealth(); err != nil {
 					t.Errorf("healthy: %v", err)
 				}
 			})
@@ -482,9 +482,9 @@ func TestServerWithoutRoomIsNotARefusal(t *testing.T) {
 			t.Run(test.name, func(t *testing.T) {
 				dials := &dialCount{}
 				w := newWitness(t, pgtest.New(t, test.options), func(cfg *Config) {
-					cfg.Dial, cfg.Drain = dials.dial, 500*time.Millisecond
+					cfg.Dial, cfg.DrainTime = dials.dial, 500*time.Millisecond
 					// Nothing grows old while nobody can log in.
-					cfg.Window = Window{Overlap: 2 * time.Minute, Lag: time.Second, Checkout: 5 * time.Second}
+					cfg.Window = Window{Overlap: 2 * time.Minute, Lag: time.Second, MaxInUse: 5 * time.Second}
 				})
 				l := w.startLoad(5, 5*time.Millisecond, 5*time.Second)
 				w.eventually(30*time.Second, "load", func() bool { return l.Done() > 200 && w.sessions(w.role) == 5 })
@@ -501,10 +501,10 @@ func TestServerWithoutRoomIsNotARefusal(t *testing.T) {
 					t.Errorf("%d logins in 2 s", n)
 				}
 				stats := w.c.Stats()
-				if stats.Refused > 0 || stats.Superseded > 0 || stats.Failed == 0 {
+				if stats.Refused > 0 || stats.Closed[CloseSuperseded] > 0 || stats.Failed == 0 {
 					t.Errorf("%+v", stats)
 				}
-				if err := w.c.Healthy(); err == nil || !strings.Contains(err.Error(), "not proven yet") {
+				if err := w.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "not proven yet") {
 					t.Errorf("healthy: %v", err)
 				}
 				relieve()
@@ -619,7 +619,7 @@ func TestWhatComesOutOfQueryContext(t *testing.T) {
 	address := net.JoinHostPort(server.Host(), strconv.Itoa(server.Port()))
 	isRefused := func(err error) bool {
 		var refused *RefusedError
-		return errors.As(err, &refused) && refused.SQLState != ""
+		return errors.As(err, &refused) && refused.Code != ""
 	}
 	hasState := func(err error) bool {
 		var theirs *pq.Error
@@ -711,7 +711,7 @@ func TestWhatComesOutOfQueryContext(t *testing.T) {
 				dials.to = test.to(t)
 			}
 			w := newWitness(t, server, func(cfg *Config) {
-				cfg.Bridge, cfg.LoginTimeout = two, two
+				cfg.RetryTimeout, cfg.LoginTimeout = two, two
 				cfg.Dial = dials.dial
 				cfg.Opener = mustPostgres(t, server.DSN()+" "+test.dsn)
 			})
@@ -857,7 +857,7 @@ func TestContextEndsALoginWhateverTheServerDoes(t *testing.T) {
 			before := runtime.NumGoroutine()
 			t.Run("", func(t *testing.T) {
 				w := newWitness(t, server, func(cfg *Config) {
-					cfg.Dial, cfg.Probe = dials.dial, "select balance from account limit 1"
+					cfg.Dial, cfg.ProbeQuery = dials.dial, "select balance from account limit 1"
 					cfg.Opener = mustPostgres(t, server.DSN()+" "+test.dsn)
 				})
 				idle := runtime.NumGoroutine()

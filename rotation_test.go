@@ -30,7 +30,7 @@ func TestTokensRetireNothing(t *testing.T) {
 		}
 		stop()
 		before, _ := r.server.attempts("v1")
-		if got := r.c.Stats(); before > 12 || got.Overran+got.Superseded+got.Rotations > 0 {
+		if got := r.c.Stats(); before > 12 || got.Outlived+got.Closed[CloseSuperseded]+got.Rotations > 0 {
 			t.Errorf("%d logins for a pool of 5; %+v", before, got)
 		}
 		// The source gives nothing new: sessions live on past the token's end.
@@ -83,7 +83,7 @@ func TestRoleInUseThatDies(t *testing.T) {
 		}
 		r.server.set(func(s *fakeServer) { delete(s.roles, "v1") })
 		time.Sleep(30 * time.Second)
-		if err := r.c.Healthy(); err == nil || !strings.Contains(err.Error(), "role in use is dead") {
+		if err := r.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "role in use is dead") {
 			t.Errorf("half a minute after the role died: %v", err)
 		}
 		if p := r.c.Problems(); len(p) == 0 || p[0].Kind != ProblemRoleDead || p[0].CanConnect || time.Since(p[0].Since) > 30*time.Second {
@@ -102,7 +102,7 @@ func TestAmbiguousRefusalIsAskedAgainSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(cfg *Config) {
 			s := cfg.Opener.(*fakeServer)
-			cfg.Opener = poolerOpener{&openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial Dial) (driver.Conn, error) {
+			cfg.Opener = poolerOpener{&openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial DialFunc) (driver.Conn, error) {
 				return s.Open(ctx, cred, dial)
 			}}}
 		})
@@ -111,7 +111,7 @@ func TestAmbiguousRefusalIsAskedAgainSoon(t *testing.T) {
 		r.server.set(func(s *fakeServer) { s.down = stateError("08P01") })
 		go func() { _ = r.query("0s") }()
 		time.Sleep(20 * time.Second)
-		if err := r.c.Healthy(); err == nil || !strings.Contains(err.Error(), "pooler") {
+		if err := r.c.CheckHealth(); err == nil || !strings.Contains(err.Error(), "pooler") {
 			t.Errorf("the health report says %v", err)
 		}
 		r.server.set(func(s *fakeServer) { s.down = nil })
@@ -130,7 +130,7 @@ func TestAmbiguousRefusalIsAskedAgainSoon(t *testing.T) {
 // poolerOpener takes 08P01 for a refusal, as LibPQ does.
 type poolerOpener struct{ *openerFunc }
 
-func (poolerOpener) Rejected(err error) bool {
+func (poolerOpener) Refused(err error) bool {
 	return anySQLState(err, func(state string) bool { return state == "08P01" || credentialRefused(state) })
 }
 
@@ -138,8 +138,8 @@ func (poolerOpener) Rejected(err error) bool {
 func TestFallbackIsUsableToTheEndOfACheckout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(cfg *Config) {
-			cfg.Window = Window{Overlap: 10 * time.Minute, Lag: -1, Checkout: time.Minute}
-			cfg.Bridge = -1
+			cfg.Window = Window{Overlap: 10 * time.Minute, Lag: -1, MaxInUse: time.Minute}
+			cfg.RetryTimeout = -1
 		})
 		r.fill(1)
 		r.db.SetMaxIdleConns(-1)

@@ -23,7 +23,7 @@ type session struct {
 	id      rotation.SessionID
 	version *version
 	calls   *calls
-	dialer  Dial
+	dialer  DialFunc
 	ended   func(*session) // called once, when a session that was logged in is over
 	conn    driver.Conn    // set when logged in
 

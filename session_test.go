@@ -55,7 +55,7 @@ func newBlindRig(t *testing.T) (*rig, *blindDriver) {
 	d := &blindDriver{}
 	r := newRig(t, func(cfg *Config) {
 		cfg.Opener = FromDriver(d, func(c Credential) string { return c.Username })
-		cfg.Window = Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, Checkout: 20 * time.Second}
+		cfg.Window = Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, MaxInUse: 20 * time.Second}
 	})
 	return r, d
 }
@@ -82,11 +82,11 @@ func TestBlindSessionsThatTheConnectorClosesAreForgotten(t *testing.T) {
 		r.c.mu.Unlock()
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if sessions > 2 || versions > 1 || r.c.Stats().Overran > 0 {
+		if sessions > 2 || versions > 1 || r.c.Stats().Outlived > 0 {
 			t.Errorf("%d sessions and %d versions are remembered; %d connections open at the driver, %d logins in all; overran %d",
-				sessions, versions, d.open, d.total, r.c.Stats().Overran)
+				sessions, versions, d.open, d.total, r.c.Stats().Outlived)
 		}
-		if err := r.c.Healthy(); err != nil {
+		if err := r.c.CheckHealth(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -129,7 +129,7 @@ func TestSessionThatIsSeveredAtTheEndOfItsLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(cfg *Config) {
 			s := cfg.Opener.(*fakeServer)
-			cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial Dial) (driver.Conn, error) {
+			cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, n int, cred Credential, dial DialFunc) (driver.Conn, error) {
 				conn, err := s.Open(ctx, cred, dial)
 				if n == 1 {
 					time.Sleep(2 * time.Second)
@@ -323,8 +323,8 @@ func TestSessionThatHasClosedWhatItDialledIsBlind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &blindDriver{}
 		r := newRig(t, func(cfg *Config) {
-			cfg.Window = Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, Checkout: 20 * time.Second}
-			cfg.Opener = &openerFunc{fakeServer: cfg.Opener.(*fakeServer), open: func(ctx context.Context, _ int, _ Credential, dial Dial) (driver.Conn, error) {
+			cfg.Window = Window{Overlap: 2 * time.Minute, Lag: 10 * time.Second, MaxInUse: 20 * time.Second}
+			cfg.Opener = &openerFunc{fakeServer: cfg.Opener.(*fakeServer), open: func(ctx context.Context, _ int, _ Credential, dial DialFunc) (driver.Conn, error) {
 				nc, err := dial(ctx, "fake", "which is the primary?")
 				if err != nil {
 					return nil, err
@@ -378,14 +378,14 @@ func TestDriversConnectionIsAlwaysClosed(t *testing.T) {
 				var opened []*atomic.Int64
 				end := time.Now().Add(5 * time.Minute)
 				r := newRig(t, func(cfg *Config) {
-					cfg.Bridge = -1
+					cfg.RetryTimeout = -1
 					s := cfg.Opener.(*fakeServer)
 					slow := func() {}
 					if where == "in the probe query" {
-						cfg.Probe = "0s"
+						cfg.ProbeQuery = "0s"
 						slow = func() { time.Sleep(2 * time.Second) }
 					}
-					cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial Dial) (driver.Conn, error) {
+					cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial DialFunc) (driver.Conn, error) {
 						conn, err := s.Open(ctx, cred, dial)
 						if err != nil {
 							return nil, err
@@ -499,7 +499,7 @@ func TestQueryOverTheHardEndSaysWhy(t *testing.T) {
 	for _, tls := range []bool{false, true} {
 		t.Run(fmt.Sprint("TLS=", tls), func(t *testing.T) {
 			s := newService(t, pgtest.New(t, pgtest.Options{TLS: tls}), func(cfg *Config) {
-				cfg.Window = Window{Overlap: 3 * time.Second, Lag: 500 * time.Millisecond, Checkout: time.Second}
+				cfg.Window = Window{Overlap: 3 * time.Second, Lag: 500 * time.Millisecond, MaxInUse: time.Second}
 			})
 			s.exec("create sequence app.runs; grant usage on sequence app.runs to public")
 			conns := make([]*sql.Conn, 3)
@@ -560,7 +560,7 @@ func TestQueryOverTheHardEndSaysWhy(t *testing.T) {
 
 // A standby whose session the server has ended is not handed out.
 func TestStandbyThatTheServerHasEndedIsNotHandedOut(t *testing.T) {
-	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.Drain = time.Minute })
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.DrainTime = time.Minute })
 	s.db.SetMaxIdleConns(-1)
 	for range 5 { // connections of the old role, for the drain to prepare for
 		conn, err := s.db.Conn(t.Context())

@@ -57,7 +57,7 @@ func TestSoakBooksBalance(t *testing.T) {
 	}
 	s := newService(t, server, func(cfg *Config) {
 		// The lag is that of a file that is spoilt just when it was written.
-		cfg.Window = Window{Overlap: soakOverlap, Lag: 2 * time.Second, Checkout: time.Second}
+		cfg.Window = Window{Overlap: soakOverlap, Lag: 2 * time.Second, MaxInUse: time.Second}
 	})
 	b := &bank{service: s, tally: map[string]int{}}
 	b.open(20)
@@ -341,7 +341,7 @@ func (b *bank) close() {
 		for _, v := range st.Versions {
 			open += v.Open
 		}
-		return open > 0 && st.Versions[0].Open == open && b.c.Healthy() == nil
+		return open > 0 && st.Versions[0].Open == open && b.c.CheckHealth() == nil
 	})
 	b.stop()
 	b.workers.Wait()

@@ -128,8 +128,8 @@ type SourceFunc func(ctx context.Context) (Credential, error)
 // Credential calls f.
 func (f SourceFunc) Credential(ctx context.Context) (Credential, error) { return f(ctx) }
 
-// Static returns a source whose credential never changes.
-func Static(cred Credential) Source {
+// StaticSource returns a source whose credential never changes.
+func StaticSource(cred Credential) Source {
 	return SourceFunc(func(context.Context) (Credential, error) { return cred, nil })
 }
 

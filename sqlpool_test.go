@@ -86,14 +86,14 @@ func TestManageTakesNoNil(t *testing.T) {
 // What Manage takes over can be said in Config, for each kind of window.
 func TestConnMaxLifetimeIsKept(t *testing.T) {
 	for name, window := range map[string]Window{
-		"overlap": {Overlap: time.Hour, Lag: time.Minute, Checkout: time.Minute}, "in place": InPlace(), "tokens": LoginTokens(),
+		"overlap": {Overlap: time.Hour, Lag: time.Minute, MaxInUse: time.Minute}, "in place": InPlace(), "tokens": LoginTokens(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var oldest time.Duration
 				r := newRig(t, func(cfg *Config) {
 					cfg.Window, cfg.ConnMaxLifetime = window, 5*time.Minute
-					cfg.Trace = &Trace{Closed: func(_ VersionStats, _ string, age time.Duration) { oldest = max(oldest, age) }}
+					cfg.Trace = &Trace{Closed: func(_ VersionStats, _ CloseReason, age time.Duration) { oldest = max(oldest, age) }}
 				})
 				r.fill(5)
 				stop := r.load(5, "10ms", 100*time.Millisecond)

@@ -25,7 +25,7 @@ func (c *Connector) tellLocked(n rotation.Notice, now rotation.Now) {
 	var callback func()
 	switch n.Kind {
 	case rotation.Rotated:
-		if c.rules.Snapshot(now).Counts.Rotations == 0 {
+		if c.rules.Counts().Rotations == 0 {
 			return // the first one
 		}
 		msg = "sqlrotate: new credential"
@@ -44,10 +44,10 @@ func (c *Connector) tellLocked(n rotation.Notice, now rotation.Now) {
 		level, msg = slog.LevelWarn, "sqlrotate: the server refuses a role before its time: its connections are replaced at once"
 	case rotation.EndsSoon:
 		level, msg = slog.LevelWarn, "sqlrotate: the credential ends soon and no successor has come"
-		args = append(args, "end", info.Ends)
+		args = append(args, "end", info.EndsAt)
 	case rotation.HasEnded:
 		level, msg = slog.LevelWarn, "sqlrotate: the credential has ended and no successor has come"
-		args = append(args, "end", info.Ends)
+		args = append(args, "end", info.EndsAt)
 	case rotation.SourceFailed:
 		level, msg = slog.LevelError, "sqlrotate: the source fails; the last good credential stays in use"
 		args = []any{"err", c.source.err, "version", v.label()}
@@ -65,11 +65,11 @@ func (c *Connector) tellLocked(n rotation.Notice, now rotation.Now) {
 		callback = func() { c.notices.drained(n.N, n.Took) }
 	case rotation.SessionPastIt:
 		level, msg = slog.LevelWarn, "sqlrotate: closing a connection that outlives its credential"
-		if c.cfg.NoSever {
+		if c.cfg.NoForceClose {
 			msg = "sqlrotate: a connection outlives its credential"
 		}
 		args = append(args, "age", n.Took)
-		callback = func() { c.notices.overran(info, n.Took) }
+		callback = func() { c.notices.outlived(info, n.Took) }
 	}
 	if msg != "" {
 		c.notices.log(level, msg, args...)
@@ -86,20 +86,22 @@ func (c *Connector) tellEndedLocked(n rotation.Notice, now rotation.Now) {
 	}
 	info, why := c.infoLocked(n.Version, now), closeReason(n.Reason)
 	if n.Reason == rotation.Neighbour && info.Current {
-		why = "" // it went with one that was superseded
+		why = CloseOther // it went with one that was superseded
 	}
 	c.notices.closed(info, why, n.Took)
 }
 
-// closeReason names why a connection was closed, for people.
-func closeReason(r rotation.Reason) string {
+// closeReason says why a connection was closed, as far as users know of reasons.
+func closeReason(r rotation.Reason) CloseReason {
 	switch r {
 	case rotation.Superseded, rotation.Revoked, rotation.Neighbour:
-		return "superseded"
-	case rotation.Aged, rotation.Ending:
-		return r.String()
+		return CloseSuperseded
+	case rotation.Aged:
+		return CloseAged
+	case rotation.Ending:
+		return CloseEnding
 	case rotation.Expired:
-		return "severed"
+		return CloseExpired
 	}
-	return ""
+	return CloseOther
 }

@@ -1,130 +1,118 @@
-// Trace and Stats: what operators and tests see. Everything is computed from live
-// state when it is asked for.
+// Trace: callbacks for what happens, as it happens.
 
 package sqlrotate
 
-import (
-	"time"
-
-	"github.com/sqlrotate/sqlrotate/internal/rotation"
-)
+import "time"
 
 // Trace has optional callbacks. They are called one after the other, in the order of what
 // they tell of and soon after it, in a goroutine of the connector's own. So they may use the
 // connector and the *sql.DB; Close called by one waits for it, a second at the most. One that
 // takes longer than a second is left behind, and the next is called. Of log lines and
 // callbacks a thousand may wait for their turn; those that come on top are dropped and
-// counted in Stats.NoticesDropped. A panic is recovered, and logged.
+// counted in Stats.NoticesDropped. A panic is recovered, and logged. [JoinTraces] makes one
+// of several.
 type Trace struct {
-	// Rotated: another credential than before was read, or an earlier one came
-	// back. It is not called for the first.
+	// Login is called after each login that was begun, whatever came of it.
+	Login func(LoginInfo)
+	// Rotated is called when another credential than before was read, or an earlier one
+	// came back. It is not called for the first.
 	Rotated func(VersionStats)
-	// Proven: a login succeeded with a credential for the first time, or for the
-	// first time since it was refused.
+	// Proven is called when a login succeeded with a credential for the first time, or
+	// for the first time since it was refused.
 	Proven func(VersionStats)
-	// Refused: the server refused a login, the probe query failed, or the
+	// Refused is called when the server refused a login, the probe query failed, or the
 	// credential ended during the login.
 	Refused func(VersionStats, error)
-	// Closed: a connection is closed, after the given time. The reason is
-	// "superseded", "aged" or "ending" if it was retired, "severed" if its
-	// credential ended first, and empty otherwise: the pool or the driver closed it
-	// for reasons of their own, or it was the connector's and the pool never had it.
-	Closed func(v VersionStats, reason string, age time.Duration)
-	// Overran: a connection was open when its credential ended. It is closed next,
-	// unless Config.NoSever is set.
-	Overran func(v VersionStats, age time.Duration)
-	// Drained: after a rotation the last connection of an older credential is gone, of
-	// so many, after so long.
+	// Closed is called when a connection is closed, after the given time.
+	Closed func(v VersionStats, reason CloseReason, age time.Duration)
+	// Outlived is called when a connection was open when its credential ended. It is
+	// closed next, unless Config.NoForceClose is set.
+	Outlived func(v VersionStats, age time.Duration)
+	// Drained is called after a rotation when the last connection of an older credential
+	// is gone, of so many, after so long.
 	Drained func(connections int, took time.Duration)
 }
 
-// VersionStats describes one credential version.
-type VersionStats struct {
-	Number     uint64    // 1, 2, 3 … in the order in which they were first read
-	Username   string    // who logs in
-	Version    string    // Credential.Version
-	Current    bool      // it is the latest
-	Proven     bool      // a login with it has succeeded
-	Open       int       // connections that logged in with it and are open
-	Oldest     time.Time // when the oldest of them logged in; zero if there is none, and in a Trace
-	Seen       time.Time // when it was first read
-	LoggedIn   time.Time // when a login with it succeeded last; zero: never
-	Superseded time.Time // when its successor was read; zero for the latest
-	Ends       time.Time // when it is revoked at the earliest; zero: not known
-	Refused    time.Time // since when the server refuses it; zero if it does not
+// LoginInfo describes a login that is over, to [Trace].
+type LoginInfo struct {
+	Version VersionStats
+	Took    time.Duration // from the first dial to the last row of the probe query, if there is one
+	Err     error         // nil: it succeeded
+	Refused bool          // the server refused the credential
+	// Own says that nobody asked for it: it is the connector's, to prove a credential,
+	// to replace a connection before it is retired, or to ask after a role.
+	Own bool
 }
 
-// Stats is a snapshot of a [Connector]. Counters count from New on.
-type Stats struct {
-	// Versions are the latest credential version and those before it that still
-	// have connections or may still be used, newest first.
-	Versions []VersionStats
+// CloseReason says why a connection was closed. Its values don't change: metrics can be
+// labelled with them.
+type CloseReason string
 
-	Rotations uint64 // changes of the credential, one that came back included
-	Logins    uint64 // successful logins
-	Refused   uint64 // logins refused by the server
-	Failed    uint64 // logins that failed for another reason
+// Why connections are closed.
+const (
+	// CloseOther means that the pool, the driver or the server closed it, for reasons of
+	// their own, or that the pool never had it: it was the connector's, for a question or
+	// to replace another one, and wasn't needed.
+	CloseOther CloseReason = ""
+	// CloseSuperseded means that it was retired because a successor of its credential had
+	// proven itself.
+	CloseSuperseded CloseReason = "superseded"
+	// CloseAged means that it was retired because its time was over: Window.MaxLifetime or
+	// Config.ConnMaxLifetime.
+	CloseAged CloseReason = "aged"
+	// CloseEnding means that it was retired before the end of its credential.
+	CloseEnding CloseReason = "ending"
+	// CloseExpired means that it was closed, in use or not, because its credential had
+	// ended.
+	CloseExpired CloseReason = "expired"
+)
 
-	Superseded uint64 // connections retired because a successor had proven itself
-	Aged       uint64 // connections retired by age
-	Ending     uint64 // connections retired before the end of their credential
-	Overran    uint64 // connections that were open when their credential ended
-
-	SourceErrors   uint64    // failed reads of the source
-	SourceRead     time.Time // last successful read of the source
-	Waiting        int       // logins that wait for a usable credential
-	Standby        bool      // a connection is ready to replace the next one retired
-	Draining       bool      // connections of older versions are being retired
-	NoticesDropped uint64    // log lines and callbacks dropped because the logger or a callback was too slow
-}
-
-// Stats returns a snapshot.
-func (c *Connector) Stats() Stats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.now()
-	seen := c.rules.Snapshot(now)
-	n := seen.Counts
-	s := Stats{
-		Rotations: n.Rotations, Logins: n.Logins, Refused: n.Refused, Failed: n.Failed,
-		Superseded: n.Ended[rotation.Superseded] + n.Ended[rotation.Revoked] + n.Ended[rotation.Neighbour],
-		Aged:       n.Ended[rotation.Aged], Ending: n.Ended[rotation.Ending], Overran: n.Outlived,
-		SourceErrors: c.source.errors, SourceRead: c.source.read,
-		Waiting: c.waiting, Standby: seen.Spares > 0, NoticesDropped: c.notices.drops(),
-	}
-	for _, p := range seen.Pools {
-		s.Draining = s.Draining || p.DrainSince != 0
-	}
-	for i := range seen.Versions {
-		s.Versions = append(s.Versions, c.describeLocked(&seen, i, now))
-	}
-	return s
-}
-
-// infoLocked describes one version.
-func (c *Connector) infoLocked(id rotation.VersionID, now rotation.Now) VersionStats {
-	seen := c.rules.Snapshot(now)
-	for i := range seen.Versions {
-		if seen.Versions[i].Version == id {
-			info := c.describeLocked(&seen, i, now)
-			info.Oldest = time.Time{}
-			return info
+// JoinTraces returns a trace that calls the callbacks of each of traces, in that order. A nil
+// one is left out. They share the second that a callback may take.
+func JoinTraces(traces ...*Trace) *Trace {
+	joined := &Trace{}
+	for _, t := range traces {
+		if t == nil {
+			continue
+		}
+		joined = &Trace{
+			Login:    join(joined.Login, t.Login),
+			Rotated:  join(joined.Rotated, t.Rotated),
+			Proven:   join(joined.Proven, t.Proven),
+			Refused:  join2(joined.Refused, t.Refused),
+			Closed:   join3(joined.Closed, t.Closed),
+			Outlived: join2(joined.Outlived, t.Outlived),
+			Drained:  join2(joined.Drained, t.Drained),
 		}
 	}
-	return VersionStats{}
+	return joined
 }
 
-// describeLocked describes the i-th version of a snapshot.
-func (c *Connector) describeLocked(seen *rotation.Snapshot, i int, now rotation.Now) VersionStats {
-	v := seen.Versions[i]
-	known := c.book.get(v.Version)
-	info := VersionStats{
-		Number: uint64(v.Version), Username: known.cred.Username, Version: known.cred.Version,
-		Current: i == 0, Proven: v.Proven, Open: v.Sessions, Oldest: now.Time(v.OldestInPool),
-		Seen: known.seen, LoggedIn: now.Time(v.ProvenAt), Superseded: now.Time(v.Superseded), Ends: v.End.Wall,
+// join calls g after f, even if f panics.
+func join[A any](f, g func(A)) func(A) {
+	if f == nil || g == nil {
+		return either(f, g, f == nil)
 	}
-	if i == 0 && seen.Refusing {
-		info.Refused = now.Time(seen.RefusedSince)
+	return func(a A) { defer g(a); f(a) }
+}
+
+func join2[A, B any](f, g func(A, B)) func(A, B) {
+	if f == nil || g == nil {
+		return either(f, g, f == nil)
 	}
-	return info
+	return func(a A, b B) { defer g(a, b); f(a, b) }
+}
+
+func join3[A, B, C any](f, g func(A, B, C)) func(A, B, C) {
+	if f == nil || g == nil {
+		return either(f, g, f == nil)
+	}
+	return func(a A, b B, c C) { defer g(a, b, c); f(a, b, c) }
+}
+
+func either[F any](f, g F, second bool) F {
+	if second {
+		return g
+	}
+	return f
 }

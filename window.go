@@ -22,11 +22,11 @@ const (
 	shortLifetime = 10 * time.Second
 )
 
-// Defaults of [Window]: the slowest usual way for a secret to reach a process,
-// and a generous query.
+// Defaults of Window: the slowest usual way for a secret to reach a process, and a
+// generous query.
 const (
-	DefaultLag      = 90 * time.Second
-	DefaultCheckout = 30 * time.Second
+	defaultLag      = 90 * time.Second
+	defaultMaxInUse = 30 * time.Second
 )
 
 // Window says how long an old credential outlives the publication of its
@@ -54,7 +54,7 @@ type Window struct {
 	Overlap time.Duration
 
 	// Lag is the longest time from the publication of a credential until this
-	// process can read it. Zero means [DefaultLag] (the kubelet's sync takes up
+	// process can read it. Zero means 90 s (the kubelet's sync takes up
 	// to about 90 s; an agent that writes to a shared volume needs about a
 	// second). Negative means none. It includes what the source adds:
 	// FileOptions.Poll where no events arrive, FileOptions.Settle for files that are
@@ -62,10 +62,10 @@ type Window struct {
 	// a NotAfter.
 	Lag time.Duration
 
-	// Checkout is the longest time for which one connection is in use: the
-	// longest transaction, query or sql.Conn. Zero means [DefaultCheckout].
+	// MaxInUse is the longest time for which one connection is in use: the
+	// longest transaction, query or sql.Conn. Zero means 30 s.
 	// Negative means none.
-	Checkout time.Duration
+	MaxInUse time.Duration
 
 	kind rotation.Kind
 }
@@ -77,7 +77,7 @@ type Window struct {
 // to keep: a superseded credential is never used again, no session is closed for
 // its credential's sake, old connections are replaced at leisure after a
 // rotation, and the wait for the new password to arrive is bounded by
-// Config.Bridge. A credential's NotAfter counts all the same: a source that gives
+// Config.RetryTimeout. A credential's NotAfter counts all the same: a source that gives
 // one says that sessions end with it, too.
 func InPlace() Window { return Window{kind: rotation.InPlace} }
 
@@ -85,10 +85,10 @@ func InPlace() Window { return Window{kind: rotation.InPlace} }
 // login only: cloud IAM (RDS, Cloud SQL, Entra). Each login uses the latest token; a
 // token's NotAfter bounds logins and ends no session, and another token of the same
 // user is no rotation. When the user name changes, the old user's connections are
-// replaced over Config.Drain.
+// replaced over Config.DrainTime.
 func LoginTokens() Window { return Window{kind: rotation.LoginTokens} }
 
-// MaxLifetime returns Overlap - Lag - Checkout, the longest time for which a
+// MaxLifetime returns Overlap - Lag - MaxInUse, the longest time for which a
 // connection may be reused. It is an error if nothing is left, if Overlap is not
 // positive, or if a field is so short that its unit must be missing (below 1 ms). For
 // [InPlace] it is 0, which database/sql takes for no limit.
@@ -99,21 +99,21 @@ func (w Window) MaxLifetime() (time.Duration, error) {
 	if w.Overlap <= 0 {
 		return 0, fmt.Errorf("sqlrotate: window: overlap is %v: set Window.Overlap to how long the old credential stays valid after its successor is published, or use InPlace()", w.Overlap)
 	}
-	err := errors.Join(plausible("Window.Overlap", w.Overlap), plausible("Window.Lag", w.Lag), plausible("Window.Checkout", w.Checkout))
+	err := errors.Join(plausible("Window.Overlap", w.Overlap), plausible("Window.Lag", w.Lag), plausible("Window.MaxInUse", w.MaxInUse))
 	if err != nil {
 		return 0, err
 	}
 	left := w.Overlap - w.lag()
-	left = max(left, math.MinInt64+w.checkout()) - w.checkout() // doesn't overflow
+	left = max(left, math.MinInt64+w.maxInUse()) - w.maxInUse() // doesn't overflow
 	if left <= 0 {
 		return 0, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - checkout %v%s = %v: nothing is left for a connection to live",
-			w.Overlap, w.lag(), isDefault(w.Lag), w.checkout(), isDefault(w.Checkout), left)
+			w.Overlap, w.lag(), isDefault(w.Lag), w.maxInUse(), isDefault(w.MaxInUse), left)
 	}
 	return left, nil
 }
 
-func (w Window) lag() time.Duration      { return orDefault(w.Lag, DefaultLag) }
-func (w Window) checkout() time.Duration { return orDefault(w.Checkout, DefaultCheckout) }
+func (w Window) lag() time.Duration      { return orDefault(w.Lag, defaultLag) }
+func (w Window) maxInUse() time.Duration { return orDefault(w.MaxInUse, defaultMaxInUse) }
 
 // lifetime is MaxLifetime for a connector, and whether it is so short that somebody
 // should be told.
@@ -124,7 +124,7 @@ func (w Window) lifetime() (d time.Duration, short bool, err error) {
 		return d, false, err
 	case d < leastLifetime:
 		return 0, false, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - checkout %v%s = %v: that is too short for a connection to live",
-			w.Overlap, w.lag(), isDefault(w.Lag), w.checkout(), isDefault(w.Checkout), d)
+			w.Overlap, w.lag(), isDefault(w.Lag), w.maxInUse(), isDefault(w.MaxInUse), d)
 	}
 	return d, d < shortLifetime, nil
 }

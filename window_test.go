@@ -17,26 +17,26 @@ func TestMaxLifetime(t *testing.T) {
 		err    string
 	}{
 		{Window{Overlap: 10 * m}, 8 * m, ""},
-		{Window{Overlap: 10 * m, Lag: m, Checkout: 2 * m}, 7 * m, ""},
-		{Window{Overlap: 10 * m, Lag: -1, Checkout: -1}, 10 * m, ""},
+		{Window{Overlap: 10 * m, Lag: m, MaxInUse: 2 * m}, 7 * m, ""},
+		{Window{Overlap: 10 * m, Lag: -1, MaxInUse: -1}, 10 * m, ""},
 		{Window{Overlap: 2*m + 1}, 1, ""},
 		{Window{Overlap: 2 * m}, 0, "overlap 2m0s - lag 1m30s (default) - checkout 30s (default) = 0s"},
-		{Window{Overlap: m, Lag: 50 * s, Checkout: 20 * s}, 0, "overlap 1m0s - lag 50s - checkout 20s = -10s"},
-		{Window{Overlap: m, Lag: m, Checkout: -1}, 0, "overlap 1m0s - lag 1m0s - checkout 0s = 0s"},
+		{Window{Overlap: m, Lag: 50 * s, MaxInUse: 20 * s}, 0, "overlap 1m0s - lag 50s - checkout 20s = -10s"},
+		{Window{Overlap: m, Lag: m, MaxInUse: -1}, 0, "overlap 1m0s - lag 1m0s - checkout 0s = 0s"},
 		{Window{}, 0, "set Window.Overlap"},
 		{Window{Overlap: -m}, 0, "overlap is -1m0s"},
-		{Window{Lag: s, Checkout: s}, 0, "InPlace()"},
+		{Window{Lag: s, MaxInUse: s}, 0, "InPlace()"},
 		{InPlace(), 0, ""},
-		{Window{Overlap: 10 * m, Lag: math.MaxInt64, Checkout: math.MaxInt64}, 0, "nothing is left"},
+		{Window{Overlap: 10 * m, Lag: math.MaxInt64, MaxInUse: math.MaxInt64}, 0, "nothing is left"},
 		{Window{Overlap: 10 * m, Lag: math.MaxInt64}, 0, "nothing is left"},
-		{Window{Overlap: 1 << 62, Lag: math.MaxInt64, Checkout: math.MaxInt64}, 0, "nothing is left"},
-		{Window{Overlap: math.MaxInt64, Lag: math.MinInt64, Checkout: math.MinInt64}, math.MaxInt64, ""},
-		{Window{Overlap: math.MaxInt64, Lag: math.MaxInt64 - 1, Checkout: -1}, 1, ""},
-		{Window{Overlap: math.MinInt64, Lag: math.MaxInt64, Checkout: math.MaxInt64}, 0, "set Window.Overlap"},
-		{Window{Overlap: 600, Lag: -1, Checkout: -1}, 0, "Window.Overlap is 600ns: give it a unit, as in 600*time.Second"},
-		{Window{Overlap: time.Millisecond - 1, Lag: -1, Checkout: -1}, 0, "Window.Overlap"},
-		{Window{Overlap: time.Millisecond, Lag: -1, Checkout: -1}, time.Millisecond, ""},
-		{Window{Overlap: 10 * m, Lag: 90, Checkout: 30}, 0, "Window.Checkout is 30ns"},
+		{Window{Overlap: 1 << 62, Lag: math.MaxInt64, MaxInUse: math.MaxInt64}, 0, "nothing is left"},
+		{Window{Overlap: math.MaxInt64, Lag: math.MinInt64, MaxInUse: math.MinInt64}, math.MaxInt64, ""},
+		{Window{Overlap: math.MaxInt64, Lag: math.MaxInt64 - 1, MaxInUse: -1}, 1, ""},
+		{Window{Overlap: math.MinInt64, Lag: math.MaxInt64, MaxInUse: math.MaxInt64}, 0, "set Window.Overlap"},
+		{Window{Overlap: 600, Lag: -1, MaxInUse: -1}, 0, "Window.Overlap is 600ns: give it a unit, as in 600*time.Second"},
+		{Window{Overlap: time.Millisecond - 1, Lag: -1, MaxInUse: -1}, 0, "Window.Overlap"},
+		{Window{Overlap: time.Millisecond, Lag: -1, MaxInUse: -1}, time.Millisecond, ""},
+		{Window{Overlap: 10 * m, Lag: 90, MaxInUse: 30}, 0, "Window.MaxInUse is 30ns"},
 		{Window{Overlap: 10 * m, Lag: 1}, 0, "Window.Lag is 1ns"},
 	} {
 		got, err := test.window.MaxLifetime()
@@ -62,7 +62,7 @@ func TestConnectorAndAWindowThatLeavesLittleToLive(t *testing.T) {
 	} {
 		var log bytes.Buffer
 		c, err := New(Config{
-			Source: Static(login("v1", time.Time{})), Opener: newFakeServer(), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			Source: StaticSource(login("v1", time.Time{})), Opener: newFakeServer(), Logger: slog.New(slog.NewTextHandler(&log, nil)),
 			Window: Window{Overlap: 2*time.Minute + test.left},
 		})
 		if err == nil {

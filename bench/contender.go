@@ -138,7 +138,7 @@ func newRotator(e *env, l load, path string, o sqlrotate.FileOptions) (*rotator,
 	if err != nil {
 		return nil, err
 	}
-	opener, err := sqlrotate.Postgres(e.server.DSN())
+	opener, err := sqlrotate.LibPQ(e.server.DSN())
 	if err != nil {
 		return nil, err
 	}

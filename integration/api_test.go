@@ -45,7 +45,7 @@ func TestDynamicRoleThroughTheAPI(t *testing.T) {
 	d := newDatabase(t)
 	d.dynamicRole(ttl, 2*ttl)
 	o := observe(d, "")
-	a, source := newAPIApp(d, "database/creds/app", sqlrotate.Window{Overlap: 3 * ttl / 10, Lag: -1, Checkout: 500 * time.Millisecond})
+	a, source := newAPIApp(d, "database/creds/app", sqlrotate.Window{Overlap: 3 * ttl / 10, Lag: -1, MaxInUse: 500 * time.Millisecond})
 	a.more(500)
 	first, err := source.Credential(t.Context())
 	if err != nil {
@@ -59,8 +59,8 @@ func TestDynamicRoleThroughTheAPI(t *testing.T) {
 
 	d.v.signal(syscall.SIGSTOP)
 	hung := time.Now()
-	said := eventually(t, outage, "Healthy says that Vault is away", func() bool { return a.c.Healthy() != nil })
-	t.Logf("%v after Vault hung, Healthy says: %v", said.Round(time.Second), a.c.Healthy())
+	said := eventually(t, outage, "CheckHealth says that Vault is away", func() bool { return a.c.CheckHealth() != nil })
+	t.Logf("%v after Vault hung, CheckHealth says: %v", said.Round(time.Second), a.c.CheckHealth())
 	time.Sleep(time.Until(hung.Add(outage)))
 	d.v.signal(syscall.SIGCONT)
 
@@ -74,7 +74,7 @@ func TestDynamicRoleThroughTheAPI(t *testing.T) {
 		t.Logf("a role was dropped after %v, %v after its last session", r.gone.Sub(r.made).Round(time.Second), r.gone.Sub(r.idle).Round(100*time.Millisecond))
 	}
 	a.mustLeaveNoSession(o)
-	if err := a.c.Healthy(); err != nil {
+	if err := a.c.CheckHealth(); err != nil {
 		t.Error(err)
 	}
 	if got := a.c.Stats(); got.Refused > 0 {

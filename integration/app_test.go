@@ -94,7 +94,7 @@ type app struct {
 func newApp(d *database, source sqlrotate.Source, window sqlrotate.Window, log *logbook) *app {
 	d.tb.Helper()
 	a := &app{TB: d.tb, d: d, source: source, log: log, meter: stall.Watch(d.tb), window: window, began: time.Now()}
-	opener, err := sqlrotate.Postgres(d.DSN())
+	opener, err := sqlrotate.LibPQ(d.DSN())
 	if err != nil {
 		a.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func newApp(d *database, source sqlrotate.Source, window sqlrotate.Window, log *
 	a.Cleanup(func() {
 		a.ledger.Stop()
 		if a.Failed() {
-			a.Logf("healthy: %v; %+v\n%s", a.c.Healthy(), a.c.Stats(), log)
+			a.Logf("healthy: %v; %+v\n%s", a.c.CheckHealth(), a.c.Stats(), log)
 		}
 		_ = a.db.Close()
 	})
@@ -141,7 +141,7 @@ func (a *app) whole(limit time.Duration) time.Duration {
 	a.Helper()
 	return eventually(a, limit, "the application is whole again", func() bool {
 		failures := a.ledger.Failures()
-		return a.c.Healthy() == nil && (len(failures) == 0 || time.Since(failures[len(failures)-1].To) > time.Second)
+		return a.c.CheckHealth() == nil && (len(failures) == 0 || time.Since(failures[len(failures)-1].To) > time.Second)
 	}) - time.Second
 }
 
@@ -181,7 +181,7 @@ func (a *app) mustNotFail() {
 // excusing anything.
 func (a *app) bearable() time.Duration {
 	const least = 200 * time.Millisecond
-	return max(least, min(a.window.Lag, a.window.Checkout)/2)
+	return max(least, min(a.window.Lag, a.window.MaxInUse)/2)
 }
 
 // memory is for how long a stall may have consequences: for a window, or what of it
@@ -199,7 +199,7 @@ func (a *app) mustLeaveNoSession(o *observer) {
 			a.Attr("failure", "grave")
 		}
 	}
-	if n := a.c.Stats().Overran; n > 0 && a.meter.Blame(a.began, time.Now(), a.bearable(), "%d connections outlived their credential", n) {
+	if n := a.c.Stats().Outlived; n > 0 && a.meter.Blame(a.began, time.Now(), a.bearable(), "%d connections outlived their credential", n) {
 		a.Attr("failure", "grave")
 	}
 }

@@ -23,7 +23,7 @@ func TestDynamicRole(t *testing.T) {
 // runs beside this one.
 func TestDynamicRoleThatIsRenewed(t *testing.T) {
 	t.Attr("needs", "quiet")
-	tenLeases(t, 10*time.Second, 20*time.Second, sqlrotate.Window{Overlap: time.Second, Lag: 200 * time.Millisecond, Checkout: 200 * time.Millisecond})
+	tenLeases(t, 10*time.Second, 20*time.Second, sqlrotate.Window{Overlap: time.Second, Lag: 200 * time.Millisecond, MaxInUse: 200 * time.Millisecond})
 }
 
 // tenLeases runs an application until ten leases have come and gone, with a window as

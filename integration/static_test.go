@@ -52,9 +52,9 @@ func TestStaticRole(t *testing.T) {
 				before = d.password(t)
 				eventually(t, limit, "the new password is in use", func() bool {
 					s := a.c.Stats()
-					return s.Versions[0].Proven && s.Versions[0].Seen.After(changed)
+					return s.Versions[0].Proven && s.Versions[0].SeenAt.After(changed)
 				})
-				gaps = append(gaps, a.c.Stats().Versions[0].Seen.Sub(changed))
+				gaps = append(gaps, a.c.Stats().Versions[0].SeenAt.Sub(changed))
 				a.more(200)
 			}
 			a.mustNotFail()

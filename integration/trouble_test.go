@@ -16,7 +16,7 @@ import (
 
 // windowOf20 fits the overlap that an agent leaves of a lease of 20 s.
 func windowOf20() sqlrotate.Window {
-	return sqlrotate.Window{Overlap: 3 * time.Second, Lag: 200 * time.Millisecond, Checkout: 500 * time.Millisecond}
+	return sqlrotate.Window{Overlap: 3 * time.Second, Lag: 200 * time.Millisecond, MaxInUse: 500 * time.Millisecond}
 }
 
 // An agent that is killed and started again gets a lease of its own; a Vault that is
@@ -50,7 +50,7 @@ func TestAgentRestartsAndVaultIsSealed(t *testing.T) {
 	a.mustNotFail()
 	o.finish()
 	report(t, o)
-	if err := a.c.Healthy(); err != nil {
+	if err := a.c.CheckHealth(); err != nil {
 		t.Error(err)
 	}
 }
@@ -71,12 +71,12 @@ func TestLeaseEndsWhileVaultIsAway(t *testing.T) {
 	agent.kill()
 	eventually(t, 30*time.Second, "the lease has ended", func() bool { return len(o.revoked()) > 0 })
 	ended := time.Now()
-	said := eventually(t, 10*time.Second, "Healthy says so", func() bool { return a.c.Healthy() != nil })
-	t.Logf("%v after the lease ended, Healthy says: %v", said.Round(time.Millisecond), a.c.Healthy())
+	said := eventually(t, 10*time.Second, "CheckHealth says so", func() bool { return a.c.CheckHealth() != nil })
+	t.Logf("%v after the lease ended, CheckHealth says: %v", said.Round(time.Millisecond), a.c.CheckHealth())
 	before := a.ledger.Failures()
 	time.Sleep(5 * time.Second)
 	t.Logf("%d operations failed in the first %v, the last with: %v", len(a.ledger.Failures()), time.Since(ended).Round(time.Second), last(a))
-	if len(a.ledger.Failures()) == len(before) && a.c.Healthy() == nil {
+	if len(a.ledger.Failures()) == len(before) && a.c.CheckHealth() == nil {
 		t.Error("nobody noticed")
 	}
 	agent.start()
@@ -107,9 +107,9 @@ func TestVaultHangsWhileALeaseEnds(t *testing.T) {
 	d.v.signal(syscall.SIGSTOP)
 	eventually(t, 40*time.Second, "logins are refused", func() bool { return a.c.Stats().Refused > 0 })
 	refused := time.Now()
-	eventually(t, 10*time.Second, "Healthy says so", func() bool { return a.c.Healthy() != nil })
+	eventually(t, 10*time.Second, "CheckHealth says so", func() bool { return a.c.CheckHealth() != nil })
 	time.Sleep(10 * time.Second)
-	t.Logf("%v after the first refusal %d operations have failed, and Healthy says: %v", time.Since(refused).Round(time.Second), len(a.ledger.Failures()), a.c.Healthy())
+	t.Logf("%v after the first refusal %d operations have failed, and CheckHealth says: %v", time.Since(refused).Round(time.Second), len(a.ledger.Failures()), a.c.CheckHealth())
 	n := a.c.Stats().Rotations
 	d.v.signal(syscall.SIGCONT)
 	took := eventually(t, 20*time.Second, "a new login", func() bool { return a.c.Stats().Rotations > n })
@@ -209,7 +209,7 @@ func TestBrokenTemplates(t *testing.T) {
 			eventually(t, 30*time.Second, "the next login", func() bool { return a.c.Stats().Rotations > n })
 			a.more(500)
 			a.mustNotFail()
-			if err := a.c.Healthy(); err != nil {
+			if err := a.c.CheckHealth(); err != nil {
 				t.Error(err)
 			}
 		})

@@ -117,8 +117,8 @@ func (s *Source) Reads() int {
 	return s.reads
 }
 
-// Rejected returns the credentials that Refresh was called with.
-func (s *Source) Rejected() []sqlrotate.Credential {
+// Refused returns the credentials that Refresh was called with.
+func (s *Source) Refused() []sqlrotate.Credential {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]sqlrotate.Credential(nil), s.rejected...)

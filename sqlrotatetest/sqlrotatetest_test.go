@@ -196,8 +196,8 @@ func TestScriptedSourceDoesAsItIsTold(t *testing.T) {
 		if cred, err := src.Refresh(t.Context(), two); err != nil || cred.Username != "one" {
 			t.Errorf("%s %v", cred.Username, err)
 		}
-		if src.Reads() != 3 || len(src.Rejected()) != 2 {
-			t.Errorf("%d reads, %d rejected", src.Reads(), len(src.Rejected()))
+		if src.Reads() != 3 || len(src.Refused()) != 2 {
+			t.Errorf("%d reads, %d rejected", src.Reads(), len(src.Refused()))
 		}
 	})
 }

@@ -77,7 +77,7 @@ func (d demo) openRotating(p place, _ login) (*application, error) {
 	if err != nil {
 		return nil, err
 	}
-	postgres, err := sqlrotate.Postgres(p.named(rotating))
+	postgres, err := sqlrotate.LibPQ(p.named(rotating))
 	if err != nil {
 		_ = source.Close()
 		return nil, err

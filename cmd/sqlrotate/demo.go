@@ -98,7 +98,7 @@ func (d demo) dropAfter() time.Duration {
 // window is that of the demo: its agent writes a local file, and no transaction
 // takes long.
 func (d demo) window() sqlrotate.Window {
-	return sqlrotate.Window{Overlap: d.overlap, Lag: d.overlap / 8, Checkout: d.overlap / 4}
+	return sqlrotate.Window{Overlap: d.overlap, Lag: d.overlap / 8, MaxInUse: d.overlap / 4}
 }
 
 // sessions is how many the applications have at the most: the pools, and the one

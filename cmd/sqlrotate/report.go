@@ -21,7 +21,7 @@ func (d demo) opening(file, host string, port int) string {
 	b.WriteString(wrap("", fmt.Sprintf("PostgreSQL listens at %s:%d. Every %v the agent makes a login there, writes it to %s, and drops the one before %v later. Each application has a pool of %s and %s.",
 		host, port, d.every, file, d.dropAfter(), counted(d.connections, "connection"), counted(d.workers, "worker"))))
 	b.WriteString("\n")
-	b.WriteString(wrap("  sqlrotate     ", fmt.Sprintf("reads the file and retires connections in time: overlap %v - lag %v - checkout %v = %v to live", w.Overlap, w.Lag, w.Checkout, lifetime)))
+	b.WriteString(wrap("  sqlrotate     ", fmt.Sprintf("reads the file and retires connections in time: overlap %v - lag %v - checkout %v = %v to live", w.Overlap, w.Lag, w.MaxInUse, lifetime)))
 	b.WriteString(wrap("  lib/pq fixed  ", "has the login that was in the file at the start"))
 	third := "reads the file for each login; SetConnMaxLifetime is not set"
 	if d.lifetime > 0 {
@@ -155,7 +155,7 @@ func (o outcome) verdict() string {
 			o.demo.dropAfter(), o.demo.overlap))
 	}
 	if w := o.demo.window(); o.stall > w.Lag {
-		return wrap("", what+fmt.Sprintf("This machine stalls: it let others wait for %s, and the window has %v for the file and %v for a request. Nothing is proven: try a longer -overlap.", brief(o.stall), w.Lag, w.Checkout))
+		return wrap("", what+fmt.Sprintf("This machine stalls: it let others wait for %s, and the window has %v for the file and %v for a request. Nothing is proven: try a longer -overlap.", brief(o.stall), w.Lag, w.MaxInUse))
 	}
 	return wrap("", what+"This must not happen: it is a defect. Please report it with what is above.")
 }

@@ -81,14 +81,14 @@ func testRotation(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	defer source.Close()
-	opener, err := sqlrotate.Postgres(server.DSN())
+	opener, err := sqlrotate.LibPQ(server.DSN())
 	if err != nil {
 		t.Fatal(err)
 	}
 	const overlap = 4 * time.Second
 	c, err := sqlrotate.New(sqlrotate.Config{
 		Source: source, Opener: opener, Logger: log,
-		Window: sqlrotate.Window{Overlap: overlap, Lag: 500 * time.Millisecond, Checkout: time.Second},
+		Window: sqlrotate.Window{Overlap: overlap, Lag: 500 * time.Millisecond, MaxInUse: time.Second},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -129,9 +129,9 @@ func testRotation(t *testing.T, name string) {
 		t.Error(err)
 	}
 	stats := c.Stats()
-	if stats.Rotations != 10 || stats.Overran > 0 || stats.Refused > 0 || load.Done() == 0 {
+	if stats.Rotations != 10 || stats.Outlived > 0 || stats.Refused > 0 || load.Done() == 0 {
 		t.Errorf("%d operations, %+v", load.Done(), stats)
 	}
 	t.Logf("%d operations, the slowest took %v; %d logins, %d connections retired because of a rotation",
-		load.Done(), load.Slowest().Round(time.Millisecond), stats.Logins, stats.Superseded)
+		load.Done(), load.Slowest().Round(time.Millisecond), stats.Logins, stats.Closed[sqlrotate.CloseSuperseded])
 }

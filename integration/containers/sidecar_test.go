@@ -35,7 +35,7 @@ type report struct {
 	Told     string
 	ToldAt   time.Time
 	Healthy  string
-	Overran  uint64
+	Outlived uint64
 	Books    string
 }
 
@@ -345,9 +345,9 @@ func (p *pod) finish() {
 			p.Errorf("failed from %v to %v: %s", f.From, f.To, f.Err)
 		}
 	}
-	if r.Overran > 0 {
+	if r.Outlived > 0 {
 		p.Attr("failure", "grave")
-		p.Errorf("%d connections outlived their credential", r.Overran)
+		p.Errorf("%d connections outlived their credential", r.Outlived)
 	}
 	p.Logf("%d operations, the slowest took %v; %d failed, all while the database was away", r.Done, r.Slowest.Round(time.Millisecond), len(r.Failures))
 

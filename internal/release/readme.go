@@ -99,7 +99,7 @@ func newProgram(lines string, ours map[string]string, credential, dsn string) (p
 			switch called.Sel.Name {
 			case "NewFileSource":
 				literals[literal] = credential
-			case "Postgres":
+			case "LibPQ":
 				literals[literal] = dsn
 			}
 		}

@@ -21,8 +21,8 @@ func TestPrograms(t *testing.T) {
 		},
 		"a variable is no package": {readme: "```go\nlog := lib.Log()\nlog.Print()\n```\n", uses: []string{root}, want: "package main\n\nimport \"example.com/lib\"\n\nfunc"},
 		"has another file and server": {
-			readme: "```go\nlib.Postgres(\"host=db\")\nlib.NewFileSource(\"/a\", lib.Options{Name: \"/a\"})\n```\n", uses: []string{root}, runs: true,
-			want: "lib.Postgres(\"the server\")\nlib.NewFileSource(\"the file\", lib.Options{Name: \"/a\"})\n",
+			readme: "```go\nlib.LibPQ(\"host=db\")\nlib.NewFileSource(\"/a\", lib.Options{Name: \"/a\"})\n```\n", uses: []string{root}, runs: true,
+			want: "lib.LibPQ(\"the server\")\nlib.NewFileSource(\"the file\", lib.Options{Name: \"/a\"})\n",
 		},
 		"of two modules":               {readme: "```go\nnested.New(lib.New())\n```\n", uses: []string{root, nested}, want: "nested.New(lib.New())"},
 		"lines without us are no such": {readme: "```go\nx.Open()\n```\n```go\nlib.New()\n```\n", uses: []string{root}, want: "lib.New()"},

@@ -21,12 +21,12 @@ func fixture(t *testing.T, planted map[string]string) string {
 		"CHANGELOG.md": "# Changelog\n\n## v0.3.0 - unreleased\n\n- Something.\n\n## v0.2.0 - 2026-02-01\n",
 		"LICENSE":      "Do what you like.\n",
 		"README.md": "```go\ndb := sql.Open()\n```\n\nor\n\n```go\nsrc := lib.NewFileSource(\"/not/there\")\n" +
-			"if err := src.Err(lib.Postgres(\"host=db\")); err != nil {\n\tlog.Fatal(err)\n}\n```\n",
+			"if err := src.Err(lib.LibPQ(\"host=db\")); err != nil {\n\tlog.Fatal(err)\n}\n```\n",
 		".gitignore": "/con/\n",
 		"con/x":      "ignored, as what was built would be\n",
 		"go.mod":     "module github.com/example/lib\n\ngo 1.25.0\n",
 		"lib.go": "package lib\n\nimport \"os\"\n\ntype Source struct{ Path string }\n\nfunc NewFileSource(path string) Source { return Source{path} }\n\n" +
-			"func Postgres(dsn string) string { return dsn }\n\nfunc (s Source) Err(string) error {\n\t_, err := os.ReadFile(s.Path)\n\treturn err\n}\n",
+			"func LibPQ(dsn string) string { return dsn }\n\nfunc (s Source) Err(string) error {\n\t_, err := os.ReadFile(s.Path)\n\treturn err\n}\n",
 		"cmd/lib/main.go":         "package main\n\nfunc main() {}\n",
 		"internal/secret/hide.go": "package secret\n",
 		"nested/go.mod":           "module github.com/example/lib/nested\n\ngo 1.25.0\n\nrequire github.com/example/lib v0.3.0\n",
@@ -205,7 +205,7 @@ func TestWhatCannotBeFetchedIsFound(t *testing.T) {
 		"a test that doesn't compile by itself":  {map[string]string{"nested/nested_test.go": "package nested\n\nvar _ = missing\n"}, "undefined: missing"},
 		"a newer Go than is said to be enough":   {map[string]string{"nested/go.mod": strings.Replace(nested("github.com/example/lib v0.3.0"), "1.25.0", "1.25.1", 1)}, "needs Go 1.25.1"},
 		"lines in README that don't compile":     {map[string]string{"README.md": "```go\nlib.Missing()\n```\n"}, "undefined: lib.Missing"},
-		"lines in README that fail when run":     {map[string]string{"README.md": "```go\nlib.NewFileSource(\"/\")\nlib.Postgres(\"\")\nlog.Fatal(\"no such thing\")\n```\n"}, "no such thing"},
+		"lines in README that fail when run":     {map[string]string{"README.md": "```go\nlib.NewFileSource(\"/\")\nlib.LibPQ(\"\")\nlog.Fatal(\"no such thing\")\n```\n"}, "no such thing"},
 		"no lines in README":                     {map[string]string{"README.md": "# lib\n"}, "no Go lines"},
 		"a changelog that names no version":      {map[string]string{"CHANGELOG.md": "# Changelog\n"}, "no heading"},
 		"a command that needs a missing package": {map[string]string{"cmd/lib/main.go": "package main\n\nimport \"github.com/example/lib/cmd/gone\"\n\nfunc main() { gone.Run() }\n"}, "gone"},

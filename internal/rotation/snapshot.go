@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -46,6 +47,7 @@ type VersionView struct {
 	Proven       bool
 	ProvenAt     Instant // its last success
 	Refused      bool    // its last answer was a refusal
+	RefusedSince Instant // of the latest one: since when the server refuses it; zero: it doesn't
 	Dead         bool    // its role is known to be dead
 	Sessions     int     // logged in, and not closing
 	LoggingIn    int
@@ -104,7 +106,7 @@ func (s *State) Snapshot(now Now) Snapshot {
 	index := make(map[*version]*VersionView, len(s.versions))
 	snap.Versions = make([]VersionView, 0, len(s.versions))
 	for _, v := range s.versions {
-		snap.Versions = append(snap.Versions, v.view(s.hardEnd(v)))
+		snap.Versions = append(snap.Versions, s.view(v))
 		index[v] = &snap.Versions[len(snap.Versions)-1]
 	}
 	for _, x := range s.loose {
@@ -122,11 +124,42 @@ func (s *State) Snapshot(now Now) Snapshot {
 	return snap
 }
 
-func (v *version) view(end End) VersionView {
-	return VersionView{
-		Version: v.id, Read: v.read, Superseded: v.superseded, NotAfter: v.notAfter, End: end,
+// View returns what there is to see of one version now, and whether it is known.
+func (s *State) View(id VersionID) (VersionView, bool) {
+	i := slices.IndexFunc(s.versions, func(v *version) bool { return v.id == id })
+	if i < 0 {
+		return VersionView{}, false
+	}
+	view := s.view(s.versions[i])
+	count := func(sessions []*session) {
+		for _, x := range sessions {
+			if x.v == s.versions[i] {
+				view.count(x)
+			}
+		}
+	}
+	count(s.loose)
+	for _, p := range s.pools {
+		count(p.members)
+	}
+	return view, true
+}
+
+// Counts returns what has been counted.
+func (s *State) Counts() Counts { return s.counts }
+
+// Unsettled reports whether the source gives another login at nearly every read.
+func (s *State) Unsettled() bool { return s.unsettled() }
+
+func (s *State) view(v *version) VersionView {
+	view := VersionView{
+		Version: v.id, Read: v.read, Superseded: v.superseded, NotAfter: v.notAfter, End: s.hardEnd(v),
 		Proven: v.proven, ProvenAt: v.provenAt, Refused: v.refusedAt != 0, Dead: v.dead,
 	}
+	if s.ep.on && v == s.current() {
+		view.RefusedSince = s.ep.began
+	}
+	return view
 }
 
 func (v *VersionView) count(x *session) {

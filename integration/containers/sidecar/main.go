@@ -62,7 +62,7 @@ type Report struct {
 	Told     string    // the last login that an event has told of, and when
 	ToldAt   time.Time
 	Healthy  string // empty: yes
-	Overran  uint64
+	Outlived uint64
 	Books    string // when all is done: "kept", or what is wrong with them
 }
 
@@ -86,13 +86,13 @@ func app(ctx context.Context, path, dsn string) error {
 		return err
 	}
 	defer told.Close()
-	opener, err := sqlrotate.Postgres(dsn)
+	opener, err := sqlrotate.LibPQ(dsn)
 	if err != nil {
 		return err
 	}
 	c, err := sqlrotate.New(sqlrotate.Config{
 		Source: source, Opener: opener, Logger: log,
-		Window: sqlrotate.Window{Overlap: 12 * time.Second, Lag: time.Second, Checkout: time.Second},
+		Window: sqlrotate.Window{Overlap: 12 * time.Second, Lag: time.Second, MaxInUse: time.Second},
 	})
 	if err != nil {
 		return err
@@ -113,14 +113,14 @@ func app(ctx context.Context, path, dsn string) error {
 			r.Failures = append(r.Failures, Failure{f.From, f.To, f.Err.Error()})
 		}
 		reported = len(failures)
-		if err := c.Healthy(); err != nil {
+		if err := c.CheckHealth(); err != nil {
 			r.Healthy = err.Error()
 		}
 		stats := c.Stats()
-		r.Overran = stats.Overran
+		r.Outlived = stats.Outlived
 		if len(stats.Versions) > 0 {
 			v := stats.Versions[0]
-			r.Username, r.Proven, r.Seen = v.Username, v.Proven, v.Seen
+			r.Username, r.Proven, r.Seen = v.Username, v.Proven, v.SeenAt
 		}
 		return out.Encode(r)
 	}

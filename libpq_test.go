@@ -25,7 +25,7 @@ import (
 
 func mustPostgres(tb testing.TB, dsn string) Opener {
 	tb.Helper()
-	o, err := Postgres(dsn)
+	o, err := LibPQ(dsn)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -67,8 +67,8 @@ func TestRejectedWalksTheWholeTreeOfErrors(t *testing.T) {
 		{"a tree in a tree", errors.Join(unreachable, fmt.Errorf("%w and %w", io.EOF, errors.Join(io.EOF, state("28P01")))), true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := mustPostgres(t, "").Rejected(test.err); got != test.want {
-				t.Errorf("Rejected(%v) = %v", test.err, got)
+			if got := mustPostgres(t, "").Refused(test.err); got != test.want {
+				t.Errorf("Refused(%v) = %v", test.err, got)
 			}
 		})
 	}
@@ -115,7 +115,7 @@ func TestUnsafeSettingsAreRefusedWhereverTheyStand(t *testing.T) {
 			if test.key != "" {
 				t.Setenv(test.key, test.value)
 			}
-			_, err := Postgres(test.dsn)
+			_, err := LibPQ(test.dsn)
 			switch {
 			case test.says == "":
 				if err != nil {
@@ -235,7 +235,7 @@ func FuzzLoginArrivesAsItIs(f *testing.F) {
 		f.Add(s, "secret", true)
 		f.Add(s, s, false)
 	}
-	opener, err := Postgres("host=db sslmode=disable")
+	opener, err := LibPQ("host=db sslmode=disable")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func FuzzLoginArrivesAsItIs(f *testing.F) {
 		}
 		seen, dials := make(chan seenLogin, 1), 0
 		c, err := New(Config{
-			Source: Static(Credential{Username: user, Password: NewSecret(password)}),
+			Source: StaticSource(Credential{Username: user, Password: NewSecret(password)}),
 			Opener: opener,
 			Window: InPlace(),
 			Logger: slog.New(slog.DiscardHandler),
@@ -298,11 +298,11 @@ func FuzzGibberishFromTheServerIsAnError(f *testing.F) {
 		f.Add(s, false)
 		f.Add(s, true)
 	}
-	plain, err := Postgres("host=db sslmode=disable")
+	plain, err := LibPQ("host=db sslmode=disable")
 	if err != nil {
 		f.Fatal(err)
 	}
-	secure, err := Postgres("host=db sslmode=require")
+	secure, err := LibPQ("host=db sslmode=require")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -385,8 +385,8 @@ func TestNastyLoginsArriveAtARealServer(t *testing.T) {
 	opener := mustPostgres(t, server.DSN())
 	attempt := func(user, password string) (sessionUser string, err error) {
 		c, err := New(Config{
-			Source: Static(Credential{Username: user, Password: NewSecret(password)}), Opener: opener, Window: InPlace(),
-			Bridge: -1, Logger: slog.New(slog.DiscardHandler),
+			Source: StaticSource(Credential{Username: user, Password: NewSecret(password)}), Opener: opener, Window: InPlace(),
+			RetryTimeout: -1, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			return "", err
@@ -412,7 +412,7 @@ func TestNastyLoginsArriveAtARealServer(t *testing.T) {
 				if lost := method == "scram" && test.changed; lost != (err != nil) {
 					t.Errorf("login: %v", err)
 				}
-				if err != nil && (!opener.Rejected(err) || strings.Contains(err.Error(), test.password)) {
+				if err != nil && (!opener.Refused(err) || strings.Contains(err.Error(), test.password)) {
 					t.Error(err)
 				}
 			})
@@ -491,8 +491,8 @@ func TestPreferLeavesNoSocketBehind(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			ours := &dialCount{}
 			c, err := New(Config{
-				Source: Static(Credential{Username: role.name, Password: NewSecret(test.password)}),
-				Opener: mustPostgres(t, dsn), Window: InPlace(), Bridge: -1, Dial: ours.dial, Logger: slog.New(slog.DiscardHandler),
+				Source: StaticSource(Credential{Username: role.name, Password: NewSecret(test.password)}),
+				Opener: mustPostgres(t, dsn), Window: InPlace(), RetryTimeout: -1, Dial: ours.dial, Logger: slog.New(slog.DiscardHandler),
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -15,7 +15,7 @@ import (
 	"github.com/lib/pq"
 )
 
-// Postgres returns an [Opener] for github.com/lib/pq. dsn says everything about
+// LibPQ returns an [Opener] for github.com/lib/pq. dsn says everything about
 // the database but the login: a URL or a keyword string as pq.NewConfig takes it,
 // parsed once. A user name in it is replaced by the credential's.
 //
@@ -36,10 +36,10 @@ import (
 //   - PGHOST or PGHOSTADDR with several hosts beside a host in dsn: lib/pq would log
 //     in at all but the first of the former as well.
 //
-// A login counts as rejected for class 28, for 42501 (CONNECT was revoked) and for
+// A login counts as refused for class 28, for 42501 (CONNECT was revoked) and for
 // 08P01, which is what PgBouncer says. (It may say so as well when it is full, at
 // max_client_conn: then logins wait as they do for a refused credential.)
-func Postgres(dsn string) (Opener, error) {
+func LibPQ(dsn string) (Opener, error) {
 	settings, err := withoutLogin(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("sqlrotate: the DSN can't be parsed: %s", dsnProblem(dsn, err))
@@ -109,7 +109,7 @@ func dsnProblem(dsn string, err error) string {
 
 type postgres struct{ cfg pq.Config }
 
-func (p postgres) Open(ctx context.Context, cred Credential, dial Dial) (_ driver.Conn, err error) {
+func (p postgres) Open(ctx context.Context, cred Credential, dial DialFunc) (_ driver.Conn, err error) {
 	// lib/pq panics when a message is shorter than it should be: what listens at
 	// the port may be no PostgreSQL.
 	defer func() {
@@ -143,14 +143,14 @@ func (p postgres) Open(ctx context.Context, cred Credential, dial Dial) (_ drive
 // it with 42704, where a ping or "select 1" succeeds. (PostgreSQL 15.)
 func (postgres) ProbeQuery() string { return "select current_user" }
 
-func (postgres) Rejected(err error) bool {
+func (postgres) Refused(err error) bool {
 	return anySQLState(err, func(state string) bool {
 		return credentialRefused(state) || state == "08P01"
 	})
 }
 
 // pqDialer makes a pq.Dialer and pq.DialerContext of a Dial.
-type pqDialer Dial
+type pqDialer DialFunc
 
 func (d pqDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	return d(ctx, network, address)
