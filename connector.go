@@ -261,7 +261,7 @@ func New(cfg Config) (*Connector, error) {
 	}
 	c.failures = make(map[ConnectFailure]uint64)
 	c.window = WindowStats{
-		MaxLifetime: c.rules.Lifetime(), Overlap: cfg.Window.Overlap, Lag: rules.Lag, MaxInUse: rules.MaxInUse,
+		MaxLifetime: rules.MaxLifetime, Overlap: cfg.Window.Overlap, Lag: rules.Lag, MaxInUse: rules.MaxInUse,
 		RetryTimeout: max(rules.RetryTimeout, 0), DrainTime: max(rules.DrainTime, 0),
 	}
 	if c.dial == nil {
