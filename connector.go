@@ -109,6 +109,7 @@ const (
 func (cfg Config) retryTimeout() time.Duration {
 	return orDefault(cfg.RetryTimeout, defaultRetryTimeout)
 }
+
 func (cfg Config) loginTimeout() time.Duration {
 	return orDefault(cfg.LoginTimeout, defaultLoginTimeout)
 }

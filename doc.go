@@ -29,13 +29,13 @@
 //   - Lifetime. database/sql retires every connection at an age of at most
 //     Window.MaxLifetime, whether or not anybody noticed a rotation. ([InPlace] has no
 //     such age: there sessions outlive their password by design.)
-//   - Sever. A connection that is still open when its credential ends is closed.
+//   - Hard end. A connection that is still open when its credential ends is closed.
 //     With a window that holds this never happens.
 //
 // # What it relies on
 //
 // That the window is true: Overlap is kept by whoever rotates, and no connection is
-// in use for longer than Checkout. A query that outruns the window is cut off at the
+// in use for longer than MaxInUse. A query that outruns the window is cut off at the
 // end, or left alone with Config.NoForceClose. The server may go on executing a query
 // whose connection was closed; client_connection_check_interval makes PostgreSQL
 // notice.

@@ -19,7 +19,7 @@ const (
 	// closeTimeout bounds each close of a connection, and Connector.Close.
 	closeTimeout = time.Second
 
-	// askTimeout bounds what only returns what is known: Changed and Healthy.
+	// askTimeout bounds what only returns what is known: Changed and CheckHealth.
 	askTimeout = time.Second
 )
 
@@ -41,7 +41,7 @@ func newCalls(tasks *tasks, loginTimeout time.Duration) *calls {
 	c.reads = foreign{name: "the source", bound: readTimeout, tasks: tasks}
 	c.refreshes = foreign{name: "the source's Refresh", bound: readTimeout, tasks: tasks}
 	c.changes = foreign{name: "the source's Changed", bound: askTimeout, tasks: tasks}
-	c.healths = foreign{name: "the source's Healthy", bound: askTimeout, tasks: tasks}
+	c.healths = foreign{name: "the source's CheckHealth", bound: askTimeout, tasks: tasks}
 	c.dials = foreign{name: "Config.Dial", bound: loginTimeout, tasks: tasks}
 	c.logins = foreign{name: "the Opener", bound: loginTimeout, tasks: tasks}
 	c.probes = foreign{name: "the probe query", bound: loginTimeout, tasks: tasks}

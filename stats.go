@@ -4,6 +4,7 @@
 package sqlrotate
 
 import (
+	"maps"
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/rotation"
@@ -119,16 +120,13 @@ func (c *Connector) Stats() Stats {
 		Name: c.cfg.Name, Rotations: n.Rotations, Window: c.window,
 		Logins: n.Logins, LoginTime: c.loginTime, Refused: n.Refused, Failed: n.Failed,
 		LastLoginAt: c.lastLogin, Fallbacks: n.Fallbacks,
-		ConnectFailures: make(map[ConnectFailure]uint64, len(c.failures)),
+		ConnectFailures: maps.Clone(c.failures),
 		Waits:           n.Waits, WaitTime: n.Waited, Waiting: c.waiting,
 		Closed: make(map[CloseReason]uint64), Outlived: n.Outlived, Spares: seen.Spares,
 		Drains: n.Drains, LastDrainTime: n.LastDrain, LastDrainSize: n.LastDrained,
 		SourceReadAt: c.source.read, SourceErrors: c.source.errors,
 		SourceFailingSince: c.source.failing, SourceErr: c.source.err,
 		NoticesDropped: c.notices.drops(),
-	}
-	for kind, n := range c.failures {
-		s.ConnectFailures[kind] = n
 	}
 	for reason, n := range n.Ended {
 		if n > 0 {

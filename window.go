@@ -34,12 +34,12 @@ const (
 //
 //	|<----------------------- overlap ------------------------>|
 //	published      read by the app                           revoked
-//	|----- lag -----|                     |----- checkout -----|
+//	|----- lag -----|                     |---- max in use ----|
 //	                |<--- MaxLifetime --->|
 //
 // A connection opened with the old credential at the last moment, lag after the
 // publication, is taken out of service at most MaxLifetime later, and is idle at
-// most checkout after that: before the revocation.
+// most MaxInUse after that: before the revocation.
 //
 // A connection is replaced at least once per MaxLifetime, so a pool of N makes some
 // N / MaxLifetime logins a second: [New] warns of less than 10 s, and refuses less than
