@@ -147,8 +147,10 @@ func newRotator(e *env, l load, path string, o sqlrotate.FileOptions) (*rotator,
 		Source: source,
 		Opener: opener,
 		Window: sqlrotate.Window{Overlap: 10 * time.Minute},
-		Dial:   p.DialContext,
-		Logger: slog.New(slog.DiscardHandler),
+		// The default is as long as two minutes, in which hardly anything is to be seen.
+		DrainTime: 10 * time.Second,
+		Dial:      p.DialContext,
+		Logger:    slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
@@ -24,11 +25,12 @@ func main() {
 	rounds := flag.Int("rounds", 7, "rotations for each contender and load")
 	scale := flag.Bool("scale", false, "measure the cost of large drains instead")
 	only := flag.String("load", "", "one load only: think, saturated or long")
+	who := flag.String("contenders", "", "only those whose names hold this text")
 	tls := flag.Bool("tls", false, "rotations with TLS (sslmode=verify-full)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	measure := func(ctx context.Context) error { return rotations(ctx, *rounds, *only, *tls) }
+	measure := func(ctx context.Context) error { return rotations(ctx, *rounds, *only, *who, *tls) }
 	if *scale {
 		measure = func(ctx context.Context) error { return drains(ctx, *rounds) }
 	}
@@ -39,7 +41,7 @@ func main() {
 }
 
 // rotations prints the table of the rotation benchmark.
-func rotations(ctx context.Context, rounds int, only string, tls bool) (err error) {
+func rotations(ctx context.Context, rounds int, only, who string, tls bool) (err error) {
 	server, err := pgtest.Start(ctx, pgtest.Options{TLS: tls})
 	if err != nil {
 		return err
@@ -58,6 +60,9 @@ func rotations(ctx context.Context, rounds int, only string, tls bool) (err erro
 		all := map[string][]outcome{}
 		for range rounds {
 			for _, c := range contenders() {
+				if !strings.Contains(c.name, who) {
+					continue
+				}
 				o, err := e.observe(ctx, c, l)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", l.name, c.name, err)
@@ -76,6 +81,9 @@ func report(l load, all map[string][]outcome) {
 	fmt.Println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, c := range contenders() {
 		os := all[c.name]
+		if len(os) == 0 {
+			continue
+		}
 		failed := 0
 		for _, o := range os {
 			failed += o.failed
@@ -101,10 +109,16 @@ func report(l load, all map[string][]outcome) {
 	fmt.Println("\nRatios of p99.9: the median over the rotations, and the range of the middle half.")
 	fmt.Println()
 	for _, c := range contenders() {
-		fmt.Printf("- %s, rotation to before: %s\n", c.name, spread(all[c.name], ratioToBefore))
+		if len(all[c.name]) > 0 {
+			fmt.Printf("- %s, rotation to before: %s\n", c.name, spread(all[c.name], ratioToBefore))
+		}
 	}
-	for _, other := range []string{nameReset, nameFlip} {
-		fmt.Printf("- %s to %s, during a rotation: %s\n", nameSQLRotate, other, ratioBetween(all[nameSQLRotate], all[other]))
+	for _, other := range []string{nameReset, nameFlip, nameNone} {
+		if ours, theirs := p999s(all[nameSQLRotate]), p999s(all[other]); len(ours) > 0 && len(theirs) > 0 {
+			ratio, low, high := ratioOfMedians(ours, theirs)
+			fmt.Printf("- %s to %s, during a rotation: %s; of the medians: %s, with 90 %% certainty %s to %s\n",
+				nameSQLRotate, other, ratioBetween(all[nameSQLRotate], all[other]), short(ratio), short(low), short(high))
+		}
 	}
 	for _, c := range contenders() {
 		for _, o := range all[c.name] {
@@ -114,6 +128,15 @@ func report(l load, all map[string][]outcome) {
 			}
 		}
 	}
+}
+
+// p999s are the p99.9 of the worst slices, in milliseconds.
+func p999s(os []outcome) []float64 {
+	values := make([]float64, len(os))
+	for i, o := range os {
+		values[i] = o.worst.p999ms()
+	}
+	return values
 }
 
 func ratioToBefore(o outcome) float64 { return o.worst.p999ms() / o.before.p999ms() }

@@ -5,6 +5,7 @@ package main
 
 import (
 	"math"
+	mathrand "math/rand/v2"
 	"slices"
 	"time"
 )
@@ -70,4 +71,25 @@ func worst(samples []sample, from, to time.Time) dist {
 
 func (d dist) highest(e dist) dist {
 	return dist{n: min(d.n, e.n), p50: max(d.p50, e.p50), p99: max(d.p99, e.p99), p999: max(d.p999, e.p999), max: max(d.max, e.max)}
+}
+
+// ratioOfMedians returns the ratio of the medians of a and b, and the interval in which it
+// lies with 90 % certainty by the bootstrap: from as many values, drawn again and again with
+// replacement. It is the same each time for the same values.
+func ratioOfMedians(a, b []float64) (ratio, low, high float64) {
+	const draws = 10_000
+	random := mathrand.New(mathrand.NewPCG(1, 2))
+	draw := func(values []float64) float64 {
+		drawn := make([]float64, len(values))
+		for i := range drawn {
+			drawn[i] = values[random.IntN(len(values))]
+		}
+		return quartileOf(drawn, 2)
+	}
+	ratios := make([]float64, draws)
+	for i := range ratios {
+		ratios[i] = draw(a) / draw(b)
+	}
+	slices.Sort(ratios)
+	return quartileOf(a, 2) / quartileOf(b, 2), ratios[draws/20], ratios[draws-draws/20-1]
 }

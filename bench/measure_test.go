@@ -46,3 +46,24 @@ func TestQuartiles(t *testing.T) {
 		}
 	}
 }
+
+func TestRatioOfMedians(t *testing.T) {
+	wide := []float64{1, 2, 3, 4, 5, 6, 7, 8, 9}
+	for _, test := range []struct {
+		name             string
+		a, b             []float64
+		ratio, low, high float64
+	}{
+		{"no spread", []float64{4, 4, 4}, []float64{2, 2, 2}, 2, 2, 2},
+		{"the same spread", wide, wide, 1, 0.4, 2.5},
+		{"spread above", wide, []float64{5, 5, 5}, 1, 0.4, 1.6},
+	} {
+		ratio, low, high := ratioOfMedians(test.a, test.b)
+		if ratio != test.ratio || low < test.low || low > ratio || high > test.high || high < ratio {
+			t.Errorf("%s: %v (%v to %v), want %v (within %v to %v)", test.name, ratio, low, high, test.ratio, test.low, test.high)
+		}
+		if len(test.a) == len(wide) && (low == ratio || high == ratio) {
+			t.Errorf("%s: no interval", test.name)
+		}
+	}
+}
