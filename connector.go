@@ -33,22 +33,21 @@ type Config struct {
 	// [Window] and [InPlace].
 	Window Window
 
-	// ProbeQuery is a query that says what "works" means, for logins that succeed with
-	// a role that can do nothing. It is run, and its rows discarded, after a login
-	// with a credential that has not proven itself yet, within LoginTimeout; if it
-	// fails, the credential counts as refused. It is also how the server is asked
+	// ProbeQuery is a query that only a working credential can run, for servers that let
+	// a role log in which may do nothing yet. It runs after each login with a credential
+	// that has not proven itself, within LoginTimeout, and its rows are discarded; if it
+	// fails, the credential counts as refused. The connector also runs it to learn
 	// whether a role still lives. The driver's connection must be a
-	// driver.QueryerContext. Empty means that a login is proof enough, and that roles
-	// are asked after with the Opener's own query, if it has a method ProbeQuery()
-	// string, as [LibPQ] has.
+	// driver.QueryerContext. Empty means that a login is proof enough; to learn whether
+	// a role lives the connector then runs the Opener's own query, if it has a method
+	// ProbeQuery() string, as [LibPQ] has.
 	ProbeQuery string
 
-	// RetryTimeout is how long after the first refusal, or after the credential's
-	// NotAfter, logins wait for the source and the server to agree again, within the
-	// contexts of those who ask for them. It is counted once for all of them: after
-	// it they fail at once. Zero means 30 s; negative means not at all. A connection
-	// that the pool opens on its own account has no deadline of its own and waits as
-	// long.
+	// RetryTimeout is how long logins wait for a credential that the server accepts,
+	// counted from the first refusal, or from the credential's NotAfter. It is counted
+	// once for all of them: after it they fail at once. A caller's context ends its wait
+	// earlier; a connection that the pool opens on its own account has no deadline and
+	// waits as long. Zero means 30 s; negative means that they don't wait.
 	RetryTimeout time.Duration
 
 	// LoginTimeout bounds each login. Zero means 30 s; negative means no bound but
@@ -70,10 +69,10 @@ type Config struct {
 	// returned. Zero or negative means no limit but the window's.
 	ConnMaxLifetime time.Duration
 
-	// RoleCheck is for how long no login has succeeded, while a pool is in use, before
-	// the connector asks the server whether the role in use still lives: by a query on
-	// an idle connection of the pool, if there is one. Zero means 20 s; negative means
-	// that it isn't asked.
+	// RoleCheck is the time without a successful login after which, while a pool is in
+	// use, the connector asks the server whether the role in use still lives: by a query
+	// on an idle connection of the pool, if there is one. Zero means 20 s; negative means
+	// never.
 	RoleCheck time.Duration
 
 	// NoFallback keeps a superseded password from being tried with [InPlace] while its
@@ -82,9 +81,9 @@ type Config struct {
 	// where the server locks accounts by counting refused passwords.
 	NoFallback bool
 
-	// NoForceClose leaves connections open whose credential has ended: at the end of
-	// the overlap, or at NotAfter. What is left then is a query that outran the
-	// window; without NoForceClose its connection is closed under it.
+	// NoForceClose leaves a connection open when its credential ends, at the end of the
+	// overlap or at NotAfter. Without it such a connection is closed, under the query
+	// that outran the window.
 	NoForceClose bool
 
 	// Dial opens network connections. Nil means a zero net.Dialer.

@@ -1113,7 +1113,7 @@ func TestLeaseWithoutASuccessor(t *testing.T) {
 		defer mu.Unlock()
 		// While one is awaited its neighbours in a burst may go, too; and a standby that
 		// nobody takes is closed for no such reason.
-		if n := reasons["ending"]; n < 19 || n > 24 || reasons["aged"] > 0 || reasons[""] > 2 {
+		if n := reasons["ending"]; n < 19 || n > 24 || reasons["aged"] > 0 || reasons[CloseOther] > 2 {
 			t.Errorf("connections are closed for these reasons: %v", reasons)
 		}
 		for left, n := range seconds {
