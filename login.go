@@ -398,11 +398,9 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error, took time.D
 		told = failure.err // the driver's own
 	}
 	_, refused := ev.(rotation.LoginRefused)
-	if refused {
-		c.notices.refused(c.infoLocked(s.version.id, c.now()), err)
-	}
+	info := c.infoLocked(s.version.id, c.now())
 	c.notices.login(LoginInfo{
-		Version: c.infoLocked(s.version.id, c.now()), Took: took, Err: told, Refused: refused,
+		Version: info, Took: took, Err: told, Refused: refused,
 		Own: c.rules.Session(s.id).Purpose != rotation.ForCaller,
 	})
 	if err == nil {
@@ -422,6 +420,9 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error, took time.D
 		s.version.failure = err
 	}
 	c.stepLocked(ev)
+	if refused {
+		c.notices.refused(info, err)
+	}
 	switch {
 	case refused, s.expired.Load() != nil: // let the caller try another one
 		return &refusal{err, s.version.cred}
