@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/credfile"
 )
 
 // Defaults of [FileOptions].
@@ -116,8 +118,11 @@ func (o FileOptions) logger() *slog.Logger {
 
 func (o FileOptions) decoding() decodeOptions {
 	return decodeOptions{
-		format: o.Format, username: o.Username,
-		usernameKey: o.UsernameKey, passwordKey: o.PasswordKey, decode: o.Decode,
+		Options: credfile.Options{
+			Format: credfile.Format(o.Format), Username: o.Username,
+			UsernameKey: o.UsernameKey, PasswordKey: o.PasswordKey,
+		},
+		decode: o.Decode,
 	}
 }
 

@@ -1,6 +1,6 @@
 // A fuzz target for each format. Seeds are the samples in testdata/formats.
 
-package sqlrotate
+package credfile
 
 import (
 	"bytes"
@@ -29,12 +29,12 @@ func FuzzDecodeDirectory(f *testing.F) {
 		}
 		for _, planted := range []string{"", secret} {
 			files := map[string][]byte{n1: append([]byte(planted), c1...), n2: append(bytes.Clone(c2), planted...), n3: append([]byte(planted), c3...)}
-			cred, err := decodeDir(files, decodeOptions{username: username})
+			cred, err := ParseDir(files, Options{Username: username})
 			if err != nil {
 				wantNoSecret(t, err, secret)
 				continue
 			}
-			if cred.Username == "" || cred.Password.Reveal() == "" {
+			if cred.Username == "" || cred.Password == "" {
 				t.Fatalf("%q gives an empty credential", files)
 			}
 		}

@@ -1,6 +1,6 @@
 // Recognising the format of a credential file by how it begins.
 
-package sqlrotate
+package credfile
 
 import (
 	"slices"
@@ -33,13 +33,13 @@ func (f *fields) recognise(text string) (Format, error) {
 	case beginsJSON(trimmed, '{', '}', "\""):
 		return FormatJSON, nil
 	case beginsJSON(trimmed, '[', ']', "\"{["):
-		return "", f.fail(reasonSyntax, 0, "it is a JSON array: write an object with the keys username and password")
+		return "", f.fail(ReasonSyntax, 0, "it is a JSON array: write an object with the keys username and password")
 	case beginsSection(trimmed, single):
 		return FormatService, nil
 	case isPostgresURL(trimmed):
 		return FormatURL, nil
 	case isURL(trimmed):
-		return "", f.fail(reasonUnknown, 0, "it is a URL, but not a postgres:// one")
+		return "", f.fail(ReasonUnknown, 0, "it is a URL, but not a postgres:// one")
 	case isPassfile(trimmed):
 		return FormatPassfile, nil
 	case keywords:
@@ -49,11 +49,11 @@ func (f *fields) recognise(text string) (Format, error) {
 	case isYAML && (!single || strings.Contains(trimmed, ": ") || f.familiar(yamlKey)):
 		return FormatYAML, nil
 	case !single:
-		return "", f.fail(reasonUnknown, 0, "its format is not recognised: write JSON, or name the format in FileOptions.Format")
-	case f.opt.username == "":
-		return "", f.fail(reasonUnknown, 0, "its format is not recognised: if it is a bare password, set FileOptions.Username; else write JSON, or name the format in FileOptions.Format")
+		return "", f.fail(ReasonUnknown, 0, "its format is not recognised: write JSON, or name the format in FileOptions.Format")
+	case f.opt.Username == "":
+		return "", f.fail(ReasonUnknown, 0, "its format is not recognised: if it is a bare password, set FileOptions.Username; else write JSON, or name the format in FileOptions.Format")
 	case f.looksTorn(text):
-		return "", f.fail(reasonUnknown, 0, "it looks like the beginning of a file in another format: if it is a bare password, set FileOptions.Format to FormatPassword")
+		return "", f.fail(ReasonUnknown, 0, "it looks like the beginning of a file in another format: if it is a bare password, set FileOptions.Format to FormatPassword")
 	}
 	return FormatPassword, nil
 }
@@ -161,6 +161,6 @@ func (f *fields) looksTorn(text string) bool {
 	begun := fold(strings.TrimPrefix(strings.TrimRight(text, blanks+":"), "export "))
 	beginnings := append(companions(), "postgres://", "postgresql://",
 		"username", "pguser", "db_username", "postgres_user", "password", "pgpassword", "db_password", "postgres_password",
-		"uri", "url", "dsn", "database_url", "expires_at", "expiration", fold(f.opt.usernameKey), fold(f.opt.passwordKey))
+		"uri", "url", "dsn", "database_url", "expires_at", "expiration", fold(f.opt.UsernameKey), fold(f.opt.PasswordKey))
 	return slices.ContainsFunc(beginnings, func(b string) bool { return begun != "" && strings.HasPrefix(b, begun) })
 }

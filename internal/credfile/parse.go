@@ -1,6 +1,6 @@
 // One parser for each format of a credential file.
 
-package sqlrotate
+package credfile
 
 import (
 	"encoding/json"
@@ -19,11 +19,11 @@ func (f *fields) json(text string) error {
 		if e := (*json.SyntaxError)(nil); errors.As(json.Unmarshal(content, &raw), &e) {
 			line = 1 + strings.Count(text[:min(int(e.Offset), len(text))], "\n")
 		}
-		return f.fail(reasonSyntax, line, "it is not valid JSON: perhaps not yet written to its end")
+		return f.fail(ReasonSyntax, line, "it is not valid JSON: perhaps not yet written to its end")
 	}
 	text = strings.TrimLeft(text, blanks)
 	if text[0] != '{' {
-		return f.fail(reasonSyntax, 0, "it is JSON, but not an object with the keys username and password")
+		return f.fail(ReasonSyntax, 0, "it is JSON, but not an object with the keys username and password")
 	}
 	return f.object(text, 2)
 }
@@ -55,7 +55,7 @@ func (f *fields) object(s string, depth int) error {
 		case c == '-' || '0' <= c && c <= '9':
 			err = f.put(key, value, 0)
 		default:
-			err = f.fail(reasonSyntax, 0, "the value of %s is neither a string nor a number", key)
+			err = f.fail(ReasonSyntax, 0, "the value of %s is neither a string nor a number", key)
 		}
 		if err != nil {
 			return err
@@ -128,11 +128,11 @@ func (f *fields) dotenv(text string) error {
 		}
 		key, value, ok := assignment(line)
 		if !ok {
-			return f.fail(reasonSyntax, n, "not KEY=value")
+			return f.fail(ReasonSyntax, n, "not KEY=value")
 		}
 		value, problem := dotenvValue(value)
 		if problem != "" {
-			return f.fail(reasonSyntax, n, "%s", problem)
+			return f.fail(ReasonSyntax, n, "%s", problem)
 		}
 		if err := f.put(fold(key), value, n); err != nil {
 			return err
@@ -221,7 +221,7 @@ func (f *fields) yaml(text string) error {
 		}
 		key, value, ok := yamlPair(line)
 		if !ok {
-			return f.fail(reasonSyntax, n, "not a flat “key: value”: nested YAML and values of several lines are not supported, write JSON")
+			return f.fail(ReasonSyntax, n, "not a flat “key: value”: nested YAML and values of several lines are not supported, write JSON")
 		}
 		key = fold(key)
 		if f.role(key) == roleNone {
@@ -229,7 +229,7 @@ func (f *fields) yaml(text string) error {
 		}
 		value, problem := yamlValue(value, n < last || f.terminated)
 		if problem != "" {
-			return f.fail(reasonSyntax, n, "%s", problem)
+			return f.fail(ReasonSyntax, n, "%s", problem)
 		}
 		if err := f.put(key, value, n); err != nil {
 			return err
@@ -291,7 +291,7 @@ func isPostgresURL(s string) bool {
 
 func (f *fields) url(text string) error {
 	if !isPostgresURL(text) {
-		return f.fail(reasonSyntax, 0, "it does not begin with postgres:// or postgresql://")
+		return f.fail(ReasonSyntax, 0, "it does not begin with postgres:// or postgresql://")
 	}
 	return f.fromURL("", text, 0)
 }
@@ -302,19 +302,19 @@ func (f *fields) url(text string) error {
 func (f *fields) fromURL(key, s string, line int) error {
 	const encode = "encode special characters in user name and password with % (urlquery in a template)"
 	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '#' }) {
-		return f.fail(reasonSyntax, line, "white space, a control character or # in a URL: %s", encode)
+		return f.fail(ReasonSyntax, line, "white space, a control character or # in a URL: %s", encode)
 	}
 	_, rest, _ := strings.Cut(s, "://")
 	rest, query, _ := strings.Cut(rest, "?")
 	authority, path, _ := strings.Cut(rest, "/")
 	userinfo, host, found := strings.Cut(authority, "@")
 	if strings.Contains(host, "@") || strings.Contains(path, "@") || !found && strings.Contains(query, "@") {
-		return f.fail(reasonSyntax, line, "an @ at the wrong place in a URL: %s", encode)
+		return f.fail(ReasonSyntax, line, "an @ at the wrong place in a URL: %s", encode)
 	}
 	take := func(param, escaped string) error {
 		value, err := url.PathUnescape(escaped)
 		if err != nil {
-			return f.fail(reasonSyntax, line, "a %% in a URL that encodes nothing: %s", encode)
+			return f.fail(ReasonSyntax, line, "a %% in a URL that encodes nothing: %s", encode)
 		}
 		return f.fromConnection(key, param, value, line)
 	}
@@ -330,7 +330,7 @@ func (f *fields) fromURL(key, s string, line int) error {
 	for parameter := range strings.SplitSeq(query, "&") {
 		name, value, ok := strings.Cut(parameter, "=")
 		if !ok && query != "" {
-			return f.fail(reasonSyntax, line, "a parameter without a value in a URL")
+			return f.fail(ReasonSyntax, line, "a parameter without a value in a URL")
 		}
 		if name == "user" || name == "password" {
 			if err := take(name, value); err != nil {
@@ -347,7 +347,7 @@ type pair struct{ key, value string }
 func (f *fields) keywords(text string) error {
 	pairs, problem := parseKeywords(text)
 	if problem != "" {
-		return f.fail(reasonSyntax, 0, "%s", problem)
+		return f.fail(ReasonSyntax, 0, "%s", problem)
 	}
 	for _, p := range pairs {
 		if err := f.put(fold(p.key), p.value, 0); err != nil {
@@ -412,13 +412,13 @@ func (f *fields) passfile(text string) error {
 		}
 		columns, problem := passfileColumns(line)
 		if problem != "" {
-			return f.fail(reasonSyntax, n, "%s", problem)
+			return f.fail(ReasonSyntax, n, "%s", problem)
 		}
 		user, password := columns[3], columns[4]
 		if user == "*" {
-			user = f.opt.username
+			user = f.opt.Username
 		}
-		if f.opt.username != "" && user != f.opt.username {
+		if f.opt.Username != "" && user != f.opt.Username {
 			continue
 		}
 		if err := f.take(&f.user, "user", user, n); err != nil {
@@ -465,19 +465,19 @@ func (f *fields) service(text string) error {
 		}
 		if line[0] == '[' {
 			if !strings.HasSuffix(line, "]") {
-				return f.fail(reasonSyntax, n, "not [section]")
+				return f.fail(ReasonSyntax, n, "not [section]")
 			}
 			if sections++; sections > 1 {
-				return f.fail(reasonConflict, n, "there are several sections: write a file with one")
+				return f.fail(ReasonConflict, n, "there are several sections: write a file with one")
 			}
 			continue
 		}
 		key, value, ok := strings.Cut(line, "=")
 		switch {
 		case !ok || !isName(key) || value != strings.TrimLeft(value, blanks):
-			return f.fail(reasonSyntax, n, "not key=value (libpq allows no white space around “=”)")
+			return f.fail(ReasonSyntax, n, "not key=value (libpq allows no white space around “=”)")
 		case sections == 0:
-			return f.fail(reasonSyntax, n, "a setting before the first [section]")
+			return f.fail(ReasonSyntax, n, "a setting before the first [section]")
 		}
 		if err := f.put(fold(key), value, n); err != nil {
 			return err
@@ -488,10 +488,10 @@ func (f *fields) service(text string) error {
 
 func (f *fields) bare(text string) error {
 	if strings.ContainsAny(text, "\r\n") {
-		return f.fail(reasonSyntax, 0, "it has several lines: a bare password has one")
+		return f.fail(ReasonSyntax, 0, "it has several lines: a bare password has one")
 	}
-	if f.opt.username == "" {
-		return f.fail(reasonNoUsername, 0, "a bare password: set FileOptions.Username")
+	if f.opt.Username == "" {
+		return f.fail(ReasonNoUsername, 0, "a bare password: set FileOptions.Username")
 	}
 	return f.take(&f.password, "password", text, 0)
 }
