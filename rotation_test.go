@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
 // A token is asked for at login only: another one retires nothing, and its end ends
@@ -173,4 +175,37 @@ func TestDrainThatIsDoneIsToldOf(t *testing.T) {
 			t.Errorf("%d connections; the log says\n%s", drained, log)
 		}
 	})
+}
+
+// A pool that isn't used, over a source that tells of changes and with no end in sight,
+// wakes its connector once a minute at the most.
+func TestAnIdlePoolLetsItsConnectorSleep(t *testing.T) {
+	for name, window := range map[string]Window{
+		"overlap": {Overlap: time.Hour, Lag: time.Minute, MaxInUse: time.Minute}, "in place": InPlace(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, func(cfg *Config) { cfg.Window = window })
+				r.fill(20)
+				time.Sleep(time.Minute)
+				turn := func() rotation.Instant {
+					r.c.mu.Lock()
+					defer r.c.mu.Unlock()
+					return r.c.turn
+				}
+				const idle = 3 * time.Hour
+				wakes, last := 0, turn()
+				for range idle / time.Second {
+					time.Sleep(time.Second)
+					if now := turn(); now != last {
+						wakes, last = wakes+1, now
+					}
+				}
+				t.Logf("%d times in %v", wakes, idle)
+				if most := int(idle / time.Minute); wakes > most || wakes == 0 {
+					t.Errorf("woken %d times in %v, want at most %d", wakes, idle, most)
+				}
+			})
+		})
+	}
 }

@@ -16,8 +16,9 @@ const (
 	// A pool that isn't used is asked after this long.
 	idleMax = 10 * time.Minute
 
-	// lookEvery is how often the shell is woken to see whether a pool is in use.
-	lookEvery = time.Minute
+	// lookEvery is how often the shell is woken to see whether a pool is in use: with the
+	// questions less than once a minute.
+	lookEvery = 75 * time.Second
 
 	// askPatience is when a question counts as unanswered.
 	askPatience = 30 * time.Second
