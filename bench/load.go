@@ -220,26 +220,7 @@ func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err 
 	r := l.start(ctx, p)
 	defer r.finish()
 
-	// watch samples the sessions until f is true of them.
-	watch := func(latest login, peak *int, f func(old int) bool) error {
-		tick := time.NewTicker(sampling)
-		defer tick.Stop()
-		for {
-			all, old, err := e.sessions(ctx, latest)
-			if err != nil {
-				return err
-			}
-			*peak = max(*peak, all)
-			if f(old) {
-				return nil
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	}
+	watch := func(latest login, peak *int, f func(old int) bool) error { return e.watch(ctx, latest, peak, f) }
 	during := func(d time.Duration) func(int) bool {
 		end := time.Now().Add(d)
 		return func(int) bool { return !time.Now().Before(end) }
@@ -249,17 +230,13 @@ func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err 
 	}
 
 	start, logins := time.Now(), p.logins()
+	gone := func(old int) bool { return old == 0 || time.Since(start) > patience }
 	if c.calm {
-		next = old
+		next, gone = old, during(calmFor)
 	} else if err := p.rotate(next); err != nil {
 		return o, err
 	}
-	if c.calm {
-		err = watch(next, &o.peak, during(calmFor))
-	} else {
-		err = watch(next, &o.peak, func(old int) bool { return old == 0 || time.Since(start) > patience })
-	}
-	if err != nil {
+	if err := watch(next, &o.peak, gone); err != nil {
 		return o, err
 	}
 	o.gone = time.Since(start)
@@ -277,4 +254,26 @@ func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err 
 	o.worst = worst(samples, start, end)
 	o.failed, o.err = r.failed, r.err
 	return o, nil
+}
+
+// watch samples the sessions until f is true of the number of old ones, and notes the most
+// that there were at once.
+func (e *env) watch(ctx context.Context, latest login, peak *int, f func(old int) bool) error {
+	tick := time.NewTicker(sampling)
+	defer tick.Stop()
+	for {
+		all, old, err := e.sessions(ctx, latest)
+		if err != nil {
+			return err
+		}
+		*peak = max(*peak, all)
+		if f(old) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

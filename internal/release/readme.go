@@ -65,65 +65,76 @@ func newProgram(lines string, ours map[string]string, credential, dsn string) (p
 	if err != nil {
 		return program{}, err
 	}
-	undeclared := map[string]bool{}
-	for _, name := range file.Unresolved {
-		undeclared[name.Name] = true
+	r := reading{
+		ours: ours, stands: map[string]string{"NewFileSource": credential, "LibPQ": dsn},
+		undeclared: map[string]bool{}, imports: map[string]bool{}, uses: map[string]bool{}, literals: map[*ast.BasicLit]string{},
 	}
-	imports, uses := map[string]bool{}, map[string]bool{}
-	var unknown error
-	literals := map[*ast.BasicLit]string{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.SelectorExpr:
-			name, ok := n.X.(*ast.Ident)
-			if !ok || !undeclared[name.Name] {
-				break
-			}
-			switch of := name.Name; {
-			case ours[of] != "":
-				imports[ours[of]], uses[ours[of]] = true, true
-			case standard()[of] != "":
-				imports[standard()[of]] = true
-			default:
-				unknown = fmt.Errorf("nobody knows what %s is; a package may be added to those in readme.go", of)
-			}
-		case *ast.CallExpr:
-			called, ok := n.Fun.(*ast.SelectorExpr)
-			if !ok || len(n.Args) == 0 {
-				break
-			}
-			literal, ok := n.Args[0].(*ast.BasicLit)
-			if !ok {
-				break
-			}
-			switch called.Sel.Name {
-			case "NewFileSource":
-				literals[literal] = credential
-			case "LibPQ":
-				literals[literal] = dsn
-			}
-		}
-		return true
-	})
-	if len(uses) == 0 {
+	for _, name := range file.Unresolved {
+		r.undeclared[name.Name] = true
+	}
+	ast.Inspect(file, r.visit)
+	if len(r.uses) == 0 {
 		return program{}, nil // what is done without the library
 	}
-	if unknown != nil {
-		return program{}, unknown
+	if r.unknown != nil {
+		return program{}, r.unknown
 	}
 	// From the last to the first, so that offsets stay what they are.
-	inOrder := slices.SortedFunc(maps.Keys(literals), func(a, b *ast.BasicLit) int { return int(b.Pos() - a.Pos()) })
+	inOrder := slices.SortedFunc(maps.Keys(r.literals), func(a, b *ast.BasicLit) int { return int(b.Pos() - a.Pos()) })
 	for _, literal := range inOrder {
 		from, to := fset.Position(literal.Pos()).Offset, fset.Position(literal.End()).Offset
-		text = text[:from] + strconv.Quote(literals[literal]) + text[to:]
+		text = text[:from] + strconv.Quote(r.literals[literal]) + text[to:]
 	}
 	var whole strings.Builder
 	whole.WriteString("package main\n\n")
-	for _, path := range slices.Sorted(maps.Keys(imports)) {
+	for _, path := range slices.Sorted(maps.Keys(r.imports)) {
 		fmt.Fprintf(&whole, "import %q\n", path)
 	}
 	whole.WriteString(strings.TrimPrefix(text, "package main\n"))
-	return program{text: whole.String(), uses: slices.Sorted(maps.Keys(uses)), runs: len(literals) == 2}, nil
+	return program{text: whole.String(), uses: slices.Sorted(maps.Keys(r.uses)), runs: len(r.literals) == 2}, nil
+}
+
+// reading is what is found in README's lines.
+type reading struct {
+	ours       map[string]string // packages by the name that they go by
+	stands     map[string]string // what stands in for the argument of a function
+	undeclared map[string]bool
+
+	imports, uses map[string]bool
+	literals      map[*ast.BasicLit]string // what stands in for each
+	unknown       error
+}
+
+// visit is called for each node.
+func (r *reading) visit(n ast.Node) bool {
+	switch n := n.(type) {
+	case *ast.SelectorExpr:
+		if name, ok := n.X.(*ast.Ident); ok && r.undeclared[name.Name] {
+			r.name(name.Name)
+		}
+	case *ast.CallExpr:
+		called, ok := n.Fun.(*ast.SelectorExpr)
+		if !ok || len(n.Args) == 0 {
+			break
+		}
+		literal, ok := n.Args[0].(*ast.BasicLit)
+		if stands := r.stands[called.Sel.Name]; ok && stands != "" {
+			r.literals[literal] = stands
+		}
+	}
+	return true
+}
+
+// name notes that a package is named.
+func (r *reading) name(of string) {
+	switch {
+	case r.ours[of] != "":
+		r.imports[r.ours[of]], r.uses[r.ours[of]] = true, true
+	case standard()[of] != "":
+		r.imports[standard()[of]] = true
+	default:
+		r.unknown = fmt.Errorf("nobody knows what %s is; a package may be added to those in readme.go", of)
+	}
 }
 
 // useReadme builds and vets what README shows, with the modules that it uses, and runs

@@ -83,17 +83,15 @@ func retest(w io.Writer, o options) (bool, error) {
 				return false, err
 			}
 		}
+		line := excuse(f, last)
 		switch {
-		case last.kind == passed && f.kind == nothingProven:
-			lines = append(lines, fmt.Sprintf("stalled: %s, which passed when it was run again. At first: %s", f.name(), f.reason))
-		case last.kind == passed:
-			lines = append(lines, fmt.Sprintf("flaky: %s, which passed when it was run again. At first: %s", f.name(), f.reason))
+		case line == "":
+			failed = append(failed, last)
+			continue
 		case last.kind == nothingProven:
 			unproven++
-			lines = append(lines, fmt.Sprintf("unproven: %s: %s", f.name(), last.reason))
-		default:
-			failed = append(failed, last)
 		}
+		lines = append(lines, line)
 	}
 	before, err := note(o.report, lines)
 	if err != nil {
@@ -105,6 +103,20 @@ func retest(w io.Writer, o options) (bool, error) {
 		return false, nil
 	}
 	return first.ok() && len(failed) == 0, nil
+}
+
+// excuse says why a test that failed at first, and came to last, is no failure; empty if it
+// is one.
+func excuse(first, last failure) string {
+	switch {
+	case last.kind == passed && first.kind == nothingProven:
+		return fmt.Sprintf("stalled: %s, which passed when it was run again. At first: %s", first.name(), first.reason)
+	case last.kind == passed:
+		return fmt.Sprintf("flaky: %s, which passed when it was run again. At first: %s", first.name(), first.reason)
+	case last.kind == nothingProven:
+		return fmt.Sprintf("unproven: %s: %s", first.name(), last.reason)
+	}
+	return ""
 }
 
 func failureLines(failed []failure) (lines []string) {
