@@ -458,8 +458,19 @@ func (l ownLogin) begin() {
 		return
 	}
 	asking := l.Purpose == rotation.AskOld || l.Purpose == rotation.AskCurrent
-	_, _ = c.open(c.ctx, l.Session, number, asking) // likewise
+	ctx := c.ctx
+	if l.Purpose == rotation.AskOld {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, askOldTimeout)
+		defer cancel()
+	}
+	_, _ = c.open(ctx, l.Session, number, asking) // likewise
 }
+
+// askOldTimeout bounds the login that asks whether an old role still lives: nothing else of
+// the connector's logs in meanwhile. A server that refuses slowly (auth_delay) needs some of
+// it; a PgBouncer whose own login is refused keeps the query for two minutes.
+const askOldTimeout = 5 * time.Second
 
 // loginContext bounds a login by ctx, by Config.LoginTimeout and by Close.
 func (c *Connector) loginContext(ctx context.Context) (context.Context, context.CancelFunc) {

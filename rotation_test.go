@@ -209,3 +209,26 @@ func TestAnIdlePoolLetsItsConnectorSleep(t *testing.T) {
 		})
 	}
 }
+
+// A question after an old role that nobody answers, as behind a pooler, holds up the drain
+// for some seconds and no longer.
+func TestAQuestionThatHangsHoldsUpTheDrainOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) {
+			server, _ := cfg.Opener.(*fakeServer)
+			cfg.Opener = &openerFunc{fakeServer: server, open: func(ctx context.Context, n int, cred Credential, dial DialFunc) (driver.Conn, error) {
+				if n > 20 && cred.Username == "v1" {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return server.Open(ctx, cred, dial)
+			}}
+		})
+		r.fill(20)
+		r.rotate("v2")
+		time.Sleep(20 * time.Second) // DrainTime is 10 s
+		if s := r.c.Stats(); s.Drains != 1 || s.LastDrainTime > 17*time.Second {
+			t.Errorf("%d drains, in %v; %d are left", s.Drains, s.LastDrainTime, s.DrainLeft)
+		}
+	})
+}

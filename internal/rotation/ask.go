@@ -67,6 +67,14 @@ func (s *State) askedOld(v *version, now Now) {
 	v.askAt = now.Mono.Add(min(max(now.Mono.Sub(v.superseded)/8, oldMin), oldMax))
 }
 
+// unansweredOld notes that a login which was to ask after an old role failed for another
+// reason, or took too long. That says nothing about the latest one, which is not put off;
+// and while the question waits nothing else of the connector's logs in, so it waits twice
+// as long for its next turn.
+func (s *State) unansweredOld(x *session, now Now) {
+	s.askOldAt = max(s.askOldAt, now.Mono.Add(2*now.Mono.Sub(x.began)))
+}
+
 // inPool reports whether a pool that can retire it has a session of v.
 func (s *State) inPool(v *version) bool {
 	for _, p := range s.pools {

@@ -69,6 +69,36 @@ func TestWhichOldRolesAreAskedAfter(t *testing.T) {
 	}
 }
 
+// A question that isn't answered puts off the next question and nothing else: the drain,
+// which it has held up, goes on.
+func TestAnUnansweredQuestionHoldsUpTheDrainOnce(t *testing.T) {
+	const hangs = 5 * sec
+	for name, end := range map[string]func(*rig, SessionID){
+		"failed":    func(r *rig, id SessionID) { r.fail(id) },
+		"abandoned": func(r *rig, id SessionID) { r.step(LoginAbandoned{Session: id}) },
+	} {
+		r := newRig(t, overlapping())
+		r.fill(10)
+		r.read(2)
+		r.ok(r.own(Prove))
+		r.close()
+		ask := r.own(AskOld)
+		r.after(hangs)
+		end(r, ask)
+		if r.s.retryAt > r.now.Mono || r.s.failing != 0 {
+			t.Errorf("%s: the latest credential's logins are put off by %v", name, r.s.retryAt.Sub(r.now.Mono))
+		}
+		asks := r.s.counts.Asks
+		r.settle(2*hangs - 1)
+		if n := r.s.counts.Asks - asks; n > 0 {
+			t.Errorf("%s: asked again %d times within %v", name, n, 2*hangs)
+		}
+		if left := r.s.versions[1].sessions; left > 5 {
+			t.Errorf("%s: %d of 10 are left", name, left)
+		}
+	}
+}
+
 // Of several the one that is due first is asked after, and all together not too often.
 func TestSeveralOldRolesAreAskedAfterInTurn(t *testing.T) {
 	r := newRig(t, overlapping())

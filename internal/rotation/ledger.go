@@ -143,7 +143,10 @@ func (s *State) loginFailed(ev LoginFailed, now Now) {
 	s.counts.Failed++
 	s.abandoned = 0
 	s.failed++
-	if x.own() {
+	switch {
+	case x.purpose == AskOld:
+		s.unansweredOld(x, now)
+	case x.own():
 		s.failures++
 		if s.failing == 0 {
 			s.failing = now.Mono
@@ -162,6 +165,8 @@ func (s *State) loginAbandoned(ev LoginAbandoned, now Now) {
 	}
 	s.counts.Abandoned++
 	switch {
+	case x.purpose == AskOld:
+		s.unansweredOld(x, now)
 	case x.own():
 		s.putOff(retryMin, now) // whatever gave it up may do so again
 	case x.latest:
