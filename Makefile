@@ -67,7 +67,7 @@ lint: need-compiler tools ## formats, linters, the modules' files, and the root 
 soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, and all fuzz tests for as long together
 	$(call each,$(SOAK_STEPS))
 
-integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, containers, and the kubelet's writer
+integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, containers, and the kubelet's writer
 	$(call each,$(INTEGRATION_STEPS))
 
 soak-tests:
@@ -96,7 +96,7 @@ need-test:
 	@internal/setup.sh go.work postgres compiler
 
 need-integration:
-	@internal/setup.sh go.work integration/kubelet/go.mod postgres compiler docker
+	@internal/setup.sh go.work integration/kubelet/go.mod postgres compiler docker pgbouncer
 
 tools: bin/golangci-lint
 

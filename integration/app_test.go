@@ -89,17 +89,22 @@ type app struct {
 	began  time.Time
 }
 
-// newApp starts an application with a pool of 20 and as many workers, which takes its
-// logins from source.
+// newApp starts an application that takes its logins from source.
 func newApp(d *database, source sqlrotate.Source, window sqlrotate.Window, log *logbook) *app {
 	d.tb.Helper()
-	a := &app{TB: d.tb, d: d, source: source, log: log, meter: stall.Watch(d.tb), window: window, began: time.Now()}
 	opener, err := sqlrotate.LibPQ(d.DSN())
 	if err != nil {
-		a.Fatal(err)
+		d.tb.Fatal(err)
 	}
-	a.c, err = sqlrotate.New(sqlrotate.Config{Source: source, Opener: opener, Window: window, Logger: log.logger()})
-	if err != nil {
+	return startApp(d, log, sqlrotate.Config{Source: source, Opener: opener, Window: window, Logger: log.logger()})
+}
+
+// startApp starts an application with a pool of 20 and as many workers.
+func startApp(d *database, log *logbook, cfg sqlrotate.Config) *app {
+	d.tb.Helper()
+	a := &app{TB: d.tb, d: d, source: cfg.Source, log: log, meter: stall.Watch(d.tb), window: cfg.Window, began: time.Now()}
+	var err error
+	if a.c, err = sqlrotate.New(cfg); err != nil {
 		a.Fatal(err)
 	}
 	a.db = sqlrotate.OpenDB(a.c)

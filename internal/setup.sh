@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sees to what a target of the Makefile needs:
 #
-#	internal/setup.sh [GO.MOD...] [postgres] [compiler] [docker]
+#	internal/setup.sh [GO.MOD...] [postgres] [compiler] [docker] [pgbouncer]
 #
 # Go is for the user to install: it is checked against each go.mod or go.work that
 # is named, first. What else is missing is named in one line, before it is installed
@@ -54,6 +54,9 @@ has_docker() {
 	command -v dockerd >/dev/null || docker version >/dev/null 2>&1
 }
 
+# has_pgbouncer looks where Debian puts it, too, which isn't in everybody's PATH.
+has_pgbouncer() { command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; }
+
 needs=
 missing=
 packages=
@@ -76,6 +79,7 @@ for need; do
 	postgres) has_postgres || lack postgres PostgreSQL postgresql ;;
 	compiler) has_compiler || lack compiler "a C compiler (for the race detector)" "gcc libc6-dev" ;;
 	docker) has_docker || lack docker Docker docker.io ;;
+	pgbouncer) has_pgbouncer || lack pgbouncer PgBouncer pgbouncer ;;
 	*)
 		say "setup.sh knows no $need"
 		exit 2
