@@ -6,6 +6,11 @@ package sqlrotate
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +23,7 @@ import (
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/credfile"
+	"github.com/sqlrotate/sqlrotate/internal/disk"
 )
 
 // Defaults of [FileOptions].
@@ -36,6 +42,19 @@ const (
 	// closeWait bounds Close when a read hangs.
 	closeWait = time.Second
 )
+
+// Watcher is an inotify instance (kqueue, ReadDirectoryChangesW elsewhere) that
+// any number of [FileSource] share: make one and put it into each
+// [FileOptions].Watcher. A user has 128 instances by default on Linux; past that
+// NewWatcher fails with "too many open files" (fs.inotify.max_user_instances), and
+// a source without one polls.
+//
+// A Watcher is safe for concurrent use.
+type Watcher = disk.Watcher
+
+// NewWatcher makes an inotify instance. Whoever made it closes it, after the
+// sources that use it.
+func NewWatcher() (*Watcher, error) { return disk.NewWatcher() }
 
 // FileOptions says how [NewFileSource] reads. The zero value is good for what the
 // usual agents write.
@@ -150,7 +169,7 @@ type FileSource struct {
 	log  *slog.Logger
 
 	// The seams of the tests: the system calls.
-	read      func() (snapshot, error)
+	read      func() (disk.Snapshot, error)
 	subscribe func() (watching, error)
 
 	wake chan struct{} // look again: an event, or something that has to settle
@@ -168,18 +187,18 @@ type FileSource struct {
 	next    *flight // starts when running has landed
 
 	good        *Credential // the last good one; nil until there is one
-	goodSum     digest
+	goodSum     disk.Digest
 	goodModTime time.Time // when good was loaded
 	serial      int
 	loaded      time.Time     // when good became the loaded version
 	rewritten   time.Time     // since when good's login has been on disk with another mtime
 	changed     chan struct{} // closed and replaced with each change of good
 
-	seen      identity   // what was found at the last look
-	gone      bool       // nothing was found at the last look
-	modTime   time.Time  // of what was found last
-	moved     time.Time  // when content or mtime was last seen to change
-	candidate *candidate // content that is not good's, and not believed
+	seen      disk.Identity // what was found at the last look
+	gone      bool          // nothing was found at the last look
+	modTime   time.Time     // of what was found last
+	moved     time.Time     // when content or mtime was last seen to change
+	candidate *candidate    // content that is not good's, and not believed
 
 	checked   time.Time // the last look that ended well
 	failures  int
@@ -190,8 +209,8 @@ type FileSource struct {
 
 // watching is what a source needs of the file system's events.
 type watching interface {
-	watch(dirs map[string]fs.FileInfo) (changed bool, err error)
-	close()
+	Arm() error // watches what matters now
+	Close()
 }
 
 // flight is one look at the path. Callers share one that starts after they came.
@@ -204,8 +223,8 @@ type flight struct {
 
 // candidate is content that waits to be believed, or has been refused.
 type candidate struct {
-	id      identity
-	sum     digest
+	id      disk.Identity
+	sum     disk.Digest
 	since   time.Time
 	wait    time.Duration // for which it must not change, counted from since
 	refused error         // it was decoded, and is no credential
@@ -249,10 +268,9 @@ func newFileSource(path string, opt FileOptions) (*FileSource, error) {
 		done:    make(chan struct{}),
 		changed: make(chan struct{}),
 	}
-	s.read = newReader(abs).read
-	s.subscribe = func() (watching, error) { return subscribe(opt.Watcher, s.wake) }
-	fingerprints := newKeyedHash()
-	s.mint = func(cred Credential) string { return fingerprint(fingerprints, cred) }
+	s.read = disk.NewReader(abs).Read
+	s.subscribe = func() (watching, error) { return disk.NewWatch(opt.Watcher, abs, s.wake) }
+	s.mint = newFingerprints()
 	return s, nil
 }
 
@@ -442,7 +460,7 @@ func (s *FileSource) release() {
 		<-f.done
 	}
 	if s.events != nil {
-		s.events.close()
+		s.events.Close()
 	}
 }
 
@@ -551,27 +569,19 @@ func (s *FileSource) rearm() error {
 		}
 		s.events = events
 	}
-	// A link can change between being followed and being watched; then what it
-	// leads to has changed as well.
-	for range 4 {
-		changed, err := s.events.watch(watchDirs(s.path))
-		if err != nil || !changed {
-			return err
-		}
-	}
-	return nil
+	return s.events.Arm()
 }
 
 // observe reads the path and decides what to believe.
 func (s *FileSource) observe(f *flight) {
 	snap, err := s.read()
-	defer snap.wipe()
+	defer snap.Wipe()
 	now := time.Now()
 	if err != nil {
 		s.mu.Lock()
 		s.candidate = nil
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) || errors.Is(err, syscall.ELOOP) {
-			s.gone, s.seen = true, identity{} // what comes next is another file
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, disk.ErrNotRegular) || errors.Is(err, syscall.ELOOP) {
+			s.gone, s.seen = true, disk.Identity{} // what comes next is another file
 		}
 		s.mu.Unlock()
 		s.fail(err, nil)
@@ -613,23 +623,23 @@ const (
 )
 
 // judgeLocked compares what was read with what is known.
-func (s *FileSource) judgeLocked(snap snapshot, now time.Time) verdict {
-	inPlace, gone := s.seen.same(snap.id), s.gone
-	if !snap.modTime.Equal(s.modTime) {
+func (s *FileSource) judgeLocked(snap disk.Snapshot, now time.Time) verdict {
+	inPlace, gone := s.seen.Same(snap.ID), s.gone
+	if !snap.ModTime.Equal(s.modTime) {
 		s.moved = now
 	}
-	s.seen, s.gone, s.modTime = snap.id, false, snap.modTime
-	if s.good != nil && snap.sum == s.goodSum {
+	s.seen, s.gone, s.modTime = snap.ID, false, snap.ModTime
+	if s.good != nil && snap.Sum == s.goodSum {
 		s.candidate = nil
-		if s.rewritten.IsZero() && !snap.modTime.Equal(s.goodModTime) {
+		if s.rewritten.IsZero() && !snap.ModTime.Equal(s.goodModTime) {
 			s.rewritten = now
 		}
 		return known
 	}
 
 	c := s.candidate
-	if c == nil || c.sum != snap.sum || !c.id.same(snap.id) {
-		c = &candidate{id: snap.id, sum: snap.sum, since: now}
+	if c == nil || c.sum != snap.Sum || !c.id.Same(snap.ID) {
+		c = &candidate{id: snap.ID, sum: snap.Sum, since: now}
 		c.wait = min(settleTime(snap, inPlace, gone, now, s.opt.settle()), s.opt.settle())
 		s.candidate, s.moved = c, now
 	}
@@ -646,15 +656,15 @@ func (s *FileSource) judgeLocked(snap snapshot, now time.Time) verdict {
 // settleTime returns for how long new content must not change before it is
 // believed. inPlace: the same file had other content at the last look; gone: there
 // was none, and what is there now may have been made a moment ago, to be filled.
-func settleTime(snap snapshot, inPlace, gone bool, now time.Time, settle time.Duration) time.Duration {
+func settleTime(snap disk.Snapshot, inPlace, gone bool, now time.Time, settle time.Duration) time.Duration {
 	switch {
 	case inPlace:
 		return settle
-	case snap.id.version != "":
+	case snap.ID.Version != "":
 		return 0 // it was complete before ..data named it
-	case gone && !showsItsEnd(snap.data):
+	case gone && !showsItsEnd(snap.Data):
 		return settle
-	case age(snap.modTime, now) >= young:
+	case age(snap.ModTime, now) >= young:
 		return 0
 	default:
 		return young
@@ -677,11 +687,25 @@ func age(modTime, now time.Time) time.Duration {
 	return age
 }
 
+// newFingerprints returns a function that names a login without giving it away: the
+// name can't be computed, and so not be guessed from, without a key that is made here.
+func newFingerprints() func(Credential) string {
+	key := make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // never fails
+	return func(cred Credential) string {
+		h := hmac.New(sha256.New, key)
+		_ = binary.Write(h, binary.BigEndian, uint64(len(cred.Username))) // no two logins look alike
+		h.Write([]byte(cred.Username))
+		h.Write([]byte(cred.Password.Reveal()))
+		return hex.EncodeToString(h.Sum(nil)[:4])
+	}
+}
+
 // accept makes cred the last good credential.
-func (s *FileSource) accept(cred Credential, snap snapshot, now time.Time) {
+func (s *FileSource) accept(cred Credential, snap disk.Snapshot, now time.Time) {
 	mark := s.mint(cred)
 	s.mu.Lock()
-	s.goodSum, s.candidate = snap.sum, nil
+	s.goodSum, s.candidate = snap.Sum, nil
 	again := s.good != nil && s.good.SameLogin(cred)
 	if again {
 		cred.Version = s.good.Version
@@ -691,7 +715,7 @@ func (s *FileSource) accept(cred Credential, snap snapshot, now time.Time) {
 	} else {
 		s.serial++
 		cred.Version = fmt.Sprintf("%d-%s", s.serial, mark)
-		s.loaded, s.goodModTime, s.rewritten = now, snap.modTime, time.Time{}
+		s.loaded, s.goodModTime, s.rewritten = now, snap.ModTime, time.Time{}
 	}
 	if !again || !s.good.NotAfter.Equal(cred.NotAfter) {
 		close(s.changed)
@@ -705,19 +729,19 @@ func (s *FileSource) accept(cred Credential, snap snapshot, now time.Time) {
 }
 
 // decode runs the decoder, which may be the application's.
-func (s *FileSource) decode(snap snapshot) (cred Credential, err error) {
+func (s *FileSource) decode(snap disk.Snapshot) (cred Credential, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			// The value of the panic could quote the content.
 			err = fmt.Errorf("the decoder panicked (%T)", p)
 		}
 	}()
-	if snap.keys == nil {
-		return decodeFile(snap.data, s.opt.decoding())
+	if snap.Keys == nil {
+		return decodeFile(snap.Data, s.opt.decoding())
 	}
-	cred, err = decodeDir(snap.keys, s.opt.decoding())
-	if err != nil && snap.skipped != nil {
-		err = fmt.Errorf("%w (%w)", err, snap.skipped)
+	cred, err = decodeDir(snap.Keys, s.opt.decoding())
+	if err != nil && snap.Skipped != nil {
+		err = fmt.Errorf("%w (%w)", err, snap.Skipped)
 	}
 	return cred, err
 }
@@ -755,113 +779,10 @@ func (s *FileSource) fail(err error, c *candidate) {
 	}
 }
 
-// FileStatus is what a [FileSource] knows of itself at one moment.
-type FileStatus struct {
-	Path     string
-	Username string // of the loaded credential
-	Version  string // of the loaded credential
-
-	// Loaded is when that version was loaded, Checked when the path was last read
-	// and found good: its age is the heartbeat.
-	Loaded, Checked time.Time
-
-	// ModTime is the modification time on disk; of a directory, the newest of it
-	// and its files.
-	ModTime time.Time
-
-	// Diverged is since when the disk has moved on, in content or modification
-	// time, and the loaded version has not; zero if it has not moved. Divergence
-	// says in what way.
-	Diverged   time.Time
-	Divergence Divergence
-
-	// Failures counts the failed reads since the last good one, Failing is when
-	// the first of them was, and Err is the last; 0, zero and nil if the path is
-	// fine. Err quotes nothing of what was read.
-	Failures int
-	Failing  time.Time
-	Err      error
-
-	// Events reports whether the file system's events arrive. If not, EventsErr
-	// says why; polling carries on.
-	Events    bool
-	EventsErr error
-
-	// Unmoved is for how long nothing has changed on disk, as seen by this source.
-	Unmoved time.Duration
-}
-
-// Divergence is how what is on disk differs from what is loaded.
-type Divergence string
-
-const (
-	// DivergedNot: it does not.
-	DivergedNot Divergence = ""
-	// DivergedRewritten: the same login was written again. This is harmless.
-	DivergedRewritten Divergence = "same login written again"
-	// DivergedSettling: there is new content, which must stay as it is for
-	// [FileOptions].Settle to be believed.
-	DivergedSettling Divergence = "being written"
-	// DivergedRefused: there is new content, which holds no credential.
-	DivergedRefused Divergence = "not accepted"
-)
-
-// Status returns the state of the source, computed at the call.
-func (s *FileSource) Status() FileStatus {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.statusLocked(time.Now())
-}
-
-func (s *FileSource) statusLocked(now time.Time) FileStatus {
-	st := FileStatus{
-		Path: s.path, Version: s.good.Version, Username: s.good.Username,
-		Loaded: s.loaded, Checked: s.checked, ModTime: s.modTime,
-		Failures: s.failures, Failing: s.failing, Err: s.err,
-		Events: s.eventsErr == nil, EventsErr: s.eventsErr, Unmoved: now.Sub(s.moved),
+// poke makes c readable without waiting.
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
-	switch c := s.candidate; {
-	case c != nil && c.refused != nil:
-		st.Diverged, st.Divergence = c.since, DivergedRefused
-	case c != nil:
-		st.Diverged, st.Divergence = c.since, DivergedSettling
-	case !s.rewritten.IsZero():
-		st.Diverged, st.Divergence = s.rewritten, DivergedRewritten
-	}
-	return st
-}
-
-// Healthy returns nil, or what is wrong with the file in words an operator can act
-// on. To have no events is not wrong: polling carries on.
-func (s *FileSource) Healthy() error {
-	s.mu.Lock()
-	now, closed := time.Now(), s.closed
-	st := s.statusLocked(now)
-	s.mu.Unlock()
-	if closed {
-		return s.wrap(os.ErrClosed)
-	}
-	return s.health(st, now)
-}
-
-// health judges a status.
-func (s *FileSource) health(st FileStatus, now time.Time) error {
-	ago := func(t time.Time) time.Duration { return now.Sub(t).Round(time.Millisecond) }
-	inUse := fmt.Sprintf("version %s (user %q), loaded %v ago, stays in use", st.Version, st.Username, ago(st.Loaded))
-	switch unchecked := ago(st.Checked); {
-	case st.Divergence == DivergedRefused:
-		return fmt.Errorf("sqlrotate: %v changed %v ago and is not accepted; %s: %w", s, ago(st.Diverged), inUse, st.Err)
-	case st.Err != nil:
-		return fmt.Errorf("sqlrotate: %v can't be read for %v (%d failures); %s: %w", s, ago(st.Failing), st.Failures, inUse, st.Err)
-	case unchecked > 3*s.opt.poll()+s.opt.settle()+s.opt.readTimeout():
-		why := "nothing has been read"
-		if st.Divergence == DivergedSettling {
-			why = "it is being written all the time"
-		}
-		return fmt.Errorf("sqlrotate: %v was last read whole %v ago, %s; %s", s, unchecked, why, inUse)
-	case s.opt.MaxAge > 0 && st.Unmoved > s.opt.MaxAge:
-		return fmt.Errorf("sqlrotate: %v has not changed for %v, longer than FileOptions.MaxAge (%v): does whoever writes it still run, and is it a mount that is updated (a subPath is not)?",
-			s, st.Unmoved.Round(time.Second), s.opt.MaxAge)
-	}
-	return nil
 }

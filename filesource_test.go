@@ -20,6 +20,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sqlrotate/sqlrotate/internal/disk"
 	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
@@ -44,7 +45,7 @@ type fakeDisk struct {
 // fakeInode names a directory whose inode the file pretends to have.
 type fakeInode string
 
-func (d *fakeDisk) read() (snapshot, error) {
+func (d *fakeDisk) read() (disk.Snapshot, error) {
 	d.mu.Lock()
 	d.reads++
 	d.reading++
@@ -58,22 +59,22 @@ func (d *fakeDisk) read() (snapshot, error) {
 	defer d.mu.Unlock()
 	d.reading--
 	if d.err != nil {
-		return snapshot{}, d.err
+		return disk.Snapshot{}, d.err
 	}
-	s := snapshot{modTime: d.modTime, data: []byte(d.content)}
-	s.id.info, _ = os.Stat(string(d.inode))
-	copy(s.sum[:], d.content)
+	s := disk.Snapshot{ModTime: d.modTime, Data: []byte(d.content)}
+	s.ID.Info, _ = os.Stat(string(d.inode))
+	copy(s.Sum[:], d.content)
 	return s, nil
 }
 
-func (d *fakeDisk) watch(map[string]fs.FileInfo) (bool, error) {
+func (d *fakeDisk) Arm() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.watches++
-	return false, d.watchErr
+	return d.watchErr
 }
 
-func (d *fakeDisk) close() {
+func (d *fakeDisk) Close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
@@ -592,7 +593,7 @@ func TestFileSourceSurvivesJumpsOfTheClock(t *testing.T) {
 			now = now.Truncate(time.Second).Add(500 * time.Millisecond)
 			at = now.Add(c.modTime)
 		}
-		if got := settleTime(snapshot{modTime: at}, false, false, now, time.Minute); got != c.want {
+		if got := settleTime(disk.Snapshot{ModTime: at}, false, false, now, time.Minute); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
@@ -622,7 +623,7 @@ func TestSettleTimeDependsOnHowItWasWritten(t *testing.T) {
 		{"another ..data where nothing was", 0, "..v2", false, true, "", 0},
 		{"within one ..data", time.Hour, "..v2", true, false, "", settle},
 	} {
-		snap := snapshot{modTime: now.Add(-c.age), id: identity{version: c.version}, data: []byte(c.data)}
+		snap := disk.Snapshot{ModTime: now.Add(-c.age), ID: disk.Identity{Version: c.version}, Data: []byte(c.data)}
 		if got := settleTime(snap, c.inPlace, c.gone, now, settle); got != c.want {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)
 		}
@@ -642,7 +643,7 @@ func TestNewFileSourceGivesContentItsTimeToSettle(t *testing.T) {
 				d := &fakeDisk{inode: "."}
 				s.gone = gone // what is there now may be half of it
 				looks := 0
-				s.read = func() (snapshot, error) {
+				s.read = func() (disk.Snapshot, error) {
 					if looks++; looks == 1 {
 						d.write("p1")
 					}
@@ -832,104 +833,5 @@ func replaceFile(t *testing.T, path, content string) {
 	t.Helper()
 	if err := replace(path, []byte(content)); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestWatchDirsFollowsEverySymlink(t *testing.T) {
-	root, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range []string{"a", "b/c", "vol/..v1", "plain", "store"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, name := range []string{"b/c/file", "vol/..v1/key", "store/key"} {
-		if err := os.WriteFile(filepath.Join(root, name), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for link, target := range map[string]string{
-		"a/up": "../b", "a/abs": filepath.Join(root, "a/up/c/./file"), "vol/..data": "..v1", "vol/key": "..data/key",
-		"plain/key": "../store/key", "loop": "loop", "volume": "vol",
-	} {
-		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for path, want := range map[string]string{
-		"b/c/file":   "b/c",
-		"a/up/c":     "a b b/c",
-		"a/abs":      "a b/c",
-		"vol":        ". vol vol/..v1",
-		"vol/key":    "vol vol/..v1",
-		"volume/key": ". vol vol/..v1",
-		"plain":      ". plain store",
-		"loop":       ".",
-		"b/x/y/z":    "b",
-		"b/c/file/x": "b/c",
-	} {
-		wanted := map[string]bool{}
-		for name := range strings.FieldsSeq(want) {
-			wanted[filepath.Join(root, name)] = true
-		}
-		got := watchDirs(filepath.Join(root, path))
-		for dir := range got {
-			if !wanted[dir] {
-				t.Errorf("%s: %s is watched", path, dir)
-			}
-			delete(wanted, dir)
-		}
-		for dir := range wanted {
-			t.Errorf("%s: %s is not watched", path, dir)
-		}
-	}
-}
-
-func TestReaderLeavesOutWhatItCantReadOfADirectory(t *testing.T) {
-	dir := t.TempDir()
-	for name, content := range map[string]string{
-		"username": "u1", "password": "p1", ".hidden": "h", "..data_tmp": "x", "big": strings.Repeat("x", maxFileSize+1),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("nowhere", filepath.Join(dir, "dangling")); err != nil {
-		t.Fatal(err)
-	}
-	snap, err := newReader(dir).read()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(snap.keys) != 3 || string(snap.keys["username"]) != "u1" || string(snap.keys["password"]) != "p1" {
-		t.Errorf("%d keys: %v", len(snap.keys), snap.keys)
-	}
-	for _, want := range []string{"big", "dangling"} {
-		if snap.skipped == nil || !strings.Contains(snap.skipped.Error(), want) {
-			t.Errorf("%s is not reported: %v", want, snap.skipped)
-		}
-	}
-}
-
-func TestReaderTakesAFileOfOneMebibyteAndNotAByteMore(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "file")
-	r := newReader(path)
-	for size, want := range map[int]error{0: nil, 1: nil, 511: nil, 512: nil, 513: nil, maxFileSize: nil, maxFileSize + 1: errTooLarge} {
-		if err := os.WriteFile(path, bytes.Repeat([]byte("x"), size), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		snap, err := r.read()
-		if !errors.Is(err, want) || (err == nil && len(snap.data) != size) {
-			t.Errorf("%d bytes: read %d, %v", size, len(snap.data), err)
-		}
-	}
-	// A file whose size is not known beforehand.
-	if snap, err := newReader("/proc/self/status").read(); err != nil || len(snap.data) == 0 {
-		t.Errorf("/proc: %d bytes, %v", len(snap.data), err)
 	}
 }

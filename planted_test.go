@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sqlrotate/sqlrotate/internal/disk"
 	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
@@ -73,7 +74,7 @@ func startFileSource(t *testing.T, path string, opt FileOptions) *FileSource {
 func plantInReads(s *FileSource) {
 	read := s.read
 	var again atomic.Bool
-	s.read = func() (snapshot, error) {
+	s.read = func() (disk.Snapshot, error) {
 		if again.Swap(true) {
 			_ = plantedWait(context.Background(), "disk")
 		}

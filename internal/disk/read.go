@@ -1,14 +1,12 @@
-// Reading a secret from disk: regular files only, bounded in size, and every key
-// of a directory from one version.
-
-package sqlrotate
+// Package disk reads a file, or a directory of files, whoever writes it and however,
+// and tells when it may have changed. It knows nothing of what is in it.
+package disk
 
 import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -24,64 +22,68 @@ import (
 )
 
 const (
-	maxFileSize = 1 << 20 // of a file, and of all keys of a directory together
-	maxKeys     = 1024    // entries of a directory
+	maxSize = 1 << 20 // of a file, and of all keys of a directory together
+	maxKeys = 1024    // entries of a directory
 
 	// dataLink is the symlink by which the kubelet, and whoever uses its atomic
 	// writer, publishes a version of a directory.
 	dataLink = "..data"
 )
 
+// ErrNotRegular is the error for a path that is neither a regular file nor a directory.
+var ErrNotRegular = errors.New("not a regular file")
+
 var (
-	errTooLarge   = fmt.Errorf("larger than %d bytes", maxFileSize)
-	errNotRegular = errors.New("not a regular file")
-	errNotDir     = errors.New("not a directory")
-	errBusy       = errors.New("changed each time it was read")
+	errTooLarge = fmt.Errorf("larger than %d bytes", maxSize)
+	errNotDir   = errors.New("not a directory")
+	errBusy     = errors.New("changed each time it was read")
 )
 
-// snapshot is what one look found on disk.
-type snapshot struct {
-	id      identity
-	sum     digest
-	modTime time.Time // the newest of all that was read
+// Snapshot is what one look found on disk.
+type Snapshot struct {
+	ID      Identity
+	Sum     Digest
+	ModTime time.Time // the newest of all that was read
 
-	data    []byte            // the content of a file; good until the next read
-	keys    map[string][]byte // the content of a directory
-	skipped error             // what is in the directory but could not be read
+	Data    []byte            // the content of a file; good until the next read
+	Keys    map[string][]byte // the content of a directory
+	Skipped error             // what is in the directory but could not be read
 }
 
-// wipe forgets the content.
-func (s snapshot) wipe() {
-	clear(s.data)
-	for _, data := range s.keys {
+// Wipe forgets the content.
+func (s Snapshot) Wipe() {
+	clear(s.Data)
+	for _, data := range s.Keys {
 		clear(data)
 	}
 }
 
-// identity tells whether two snapshots are of the same file or directory, so
-// that a difference between them was written in place.
-type identity struct {
-	info    fs.FileInfo
-	version string // where ..data points to; empty without one
+// Identity is which file or directory a snapshot is of.
+type Identity struct {
+	Info    fs.FileInfo
+	Version string // where ..data points to; empty without one
 }
 
-func (id identity) same(other identity) bool {
-	return id.info != nil && other.info != nil && id.version == other.version && os.SameFile(id.info, other.info)
+// Same reports whether two snapshots are of the same file or directory, so that a
+// difference between them was written in place.
+func (id Identity) Same(other Identity) bool {
+	return id.Info != nil && other.Info != nil && id.Version == other.Version && os.SameFile(id.Info, other.Info)
 }
 
-// digest stands for content that is kept nowhere.
-type digest [sha256.Size]byte
+// Digest stands for content that is kept nowhere.
+type Digest [sha256.Size]byte
 
-// reader reads one path. It is not safe for concurrent use.
-type reader struct {
+// Reader reads one path. It is not safe for concurrent use.
+type Reader struct {
 	path  string
 	isDir bool // it was, the last time
 	buf   []byte
 	hash  hash.Hash // keyed, so that a digest in a core dump or a log can't be guessed from
 }
 
-func newReader(path string) *reader {
-	return &reader{path: path, hash: newKeyedHash()}
+// NewReader returns a reader of the file or directory at path, which it does not touch.
+func NewReader(path string) *Reader {
+	return &Reader{path: path, hash: newKeyedHash()}
 }
 
 func newKeyedHash() hash.Hash {
@@ -90,8 +92,8 @@ func newKeyedHash() hash.Hash {
 	return hmac.New(sha256.New, key)
 }
 
-// read takes a snapshot of the path: of a file, or of a directory of key files.
-func (r *reader) read() (snapshot, error) {
+// Read takes a snapshot of the path: of a file, or of a directory of key files.
+func (r *Reader) Read() (Snapshot, error) {
 	if r.isDir {
 		if s, err := r.readDir(); !errors.Is(err, errNotDir) {
 			return s, err
@@ -99,29 +101,29 @@ func (r *reader) read() (snapshot, error) {
 	}
 	f, err := os.OpenFile(r.path, readFlags, 0)
 	if err != nil {
-		return snapshot{}, err
+		return Snapshot{}, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return snapshot{}, err
+		return Snapshot{}, err
 	}
 	if r.isDir = info.IsDir(); r.isDir {
 		return r.readDir()
 	}
-	r.buf, err = readFile(f, info, r.buf[:0], maxFileSize)
+	r.buf, err = readFile(f, info, r.buf[:0], maxSize)
 	if err != nil {
 		clear(r.buf)
-		return snapshot{}, err
+		return Snapshot{}, err
 	}
 	// Looked at after the read: whatever was written until now shows in it.
 	if info, err = f.Stat(); err != nil {
-		return snapshot{}, err
+		return Snapshot{}, err
 	}
-	s := snapshot{id: identity{info: info}, modTime: info.ModTime(), data: r.buf}
+	s := Snapshot{ID: Identity{Info: info}, ModTime: info.ModTime(), Data: r.buf}
 	r.hash.Reset()
-	r.hash.Write(s.data)
-	r.hash.Sum(s.sum[:0])
+	r.hash.Write(s.Data)
+	r.hash.Sum(s.Sum[:0])
 	return s, nil
 }
 
@@ -132,7 +134,7 @@ const readFlags = os.O_RDONLY | syscall.O_NONBLOCK
 // readFile appends what is in f to buf, which may grow by limit bytes.
 func readFile(f *os.File, info fs.FileInfo, buf []byte, limit int) ([]byte, error) {
 	if !info.Mode().IsRegular() {
-		return buf, errNotRegular
+		return buf, ErrNotRegular
 	}
 	if info.Size() > int64(limit) {
 		return buf, errTooLarge
@@ -159,11 +161,11 @@ func readFile(f *os.File, info fs.FileInfo, buf []byte, limit int) ([]byte, erro
 // ..data link, everything is read through the directory that the link named at
 // one moment, and the read counts only if it still names it afterwards: before
 // that, the kubelet removes nothing.
-func (r *reader) readDir() (snapshot, error) {
+func (r *Reader) readDir() (Snapshot, error) {
 	for range 20 {
 		at, version, err := r.version()
 		if err != nil {
-			return snapshot{}, err
+			return Snapshot{}, err
 		}
 		dir := r.path
 		switch {
@@ -173,19 +175,19 @@ func (r *reader) readDir() (snapshot, error) {
 			dir = filepath.Join(r.path, version)
 		}
 		s, err := r.readKeys(dir)
-		s.id.version = version
+		s.ID.Version = version
 		atEnd, versionAtEnd, eerr := r.version()
 		if eerr == nil && versionAtEnd == version && os.SameFile(at, atEnd) {
 			return s, err
 		}
-		s.wipe()
+		s.Wipe()
 	}
-	return snapshot{}, errBusy
+	return Snapshot{}, errBusy
 }
 
 // version returns which directory the path is, and what its ..data link names:
 // nothing in a plain directory.
-func (r *reader) version() (fs.FileInfo, string, error) {
+func (r *Reader) version() (fs.FileInfo, string, error) {
 	info, err := os.Stat(r.path)
 	if err != nil {
 		return nil, "", err
@@ -202,52 +204,52 @@ func (r *reader) version() (fs.FileInfo, string, error) {
 
 // readKeys reads the files in a directory. A file that can't be read is left out
 // and reported in skipped: it may be none that matters.
-func (r *reader) readKeys(path string) (snapshot, error) {
+func (r *Reader) readKeys(path string) (Snapshot, error) {
 	dir, err := os.Open(path) //nolint:gosec // to read the path that was given is the job
 	if err != nil {
-		return snapshot{}, err
+		return Snapshot{}, err
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(maxKeys + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return snapshot{}, err
+		return Snapshot{}, err
 	}
 	if len(names) > maxKeys {
-		return snapshot{}, fmt.Errorf("more than %d files in the directory", maxKeys)
+		return Snapshot{}, fmt.Errorf("more than %d files in the directory", maxKeys)
 	}
 
-	s := snapshot{keys: make(map[string][]byte, len(names))}
-	limit := maxFileSize
+	s := Snapshot{Keys: make(map[string][]byte, len(names))}
+	limit := maxSize
 	for _, name := range names {
 		if strings.HasPrefix(name, "..") {
 			continue // the atomic writer's own
 		}
 		data, modTime, err := readKey(filepath.Join(path, name), limit)
-		if errors.Is(err, errNotRegular) {
+		if errors.Is(err, ErrNotRegular) {
 			continue
 		}
 		if err != nil {
-			s.skipped = errors.Join(s.skipped, err)
+			s.Skipped = errors.Join(s.Skipped, err)
 			continue
 		}
 		limit -= len(data)
-		s.keys[name] = data
-		s.modTime = latest(s.modTime, modTime)
+		s.Keys[name] = data
+		s.ModTime = latest(s.ModTime, modTime)
 	}
 
 	// Looked at last: a file put in the place of one read before shows in it.
 	info, err := dir.Stat()
 	if err != nil {
-		return snapshot{}, err
+		return Snapshot{}, err
 	}
-	s.id.info = info
-	s.modTime = latest(s.modTime, info.ModTime())
+	s.ID.Info = info
+	s.ModTime = latest(s.ModTime, info.ModTime())
 	r.hash.Reset()
-	for _, name := range slices.Sorted(maps.Keys(s.keys)) {
+	for _, name := range slices.Sorted(maps.Keys(s.Keys)) {
 		hashField(r.hash, []byte(name))
-		hashField(r.hash, s.keys[name])
+		hashField(r.hash, s.Keys[name])
 	}
-	r.hash.Sum(s.sum[:0])
+	r.hash.Sum(s.Sum[:0])
 	return s, nil
 }
 
@@ -270,15 +272,6 @@ func readKey(path string, limit int) ([]byte, time.Time, error) {
 		return nil, time.Time{}, err
 	}
 	return data, info.ModTime(), nil
-}
-
-// fingerprint names a login without giving it away: it can't be computed, and so
-// not be guessed from, without the key of h.
-func fingerprint(h hash.Hash, cred Credential) string {
-	h.Reset()
-	hashField(h, []byte(cred.Username))
-	hashField(h, []byte(cred.Password.Reveal()))
-	return hex.EncodeToString(h.Sum(nil)[:4])
 }
 
 // hashField writes data so that no two lists of fields look alike.

@@ -1,7 +1,4 @@
-// Watching directories: which ones decide what a path is, and one inotify
-// instance for any number of sources. The only importer of fsnotify.
-
-package sqlrotate
+package disk
 
 import (
 	"errors"
@@ -9,17 +6,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/fsnotify/fsnotify"
 )
 
 // Watcher is an inotify instance (kqueue, ReadDirectoryChangesW elsewhere) that
-// any number of [FileSource] share: make one and put it into each
-// [FileOptions].Watcher. A user has 128 instances by default on Linux; past that
+// any number of watches share. A user has 128 instances by default on Linux; past that
 // NewWatcher fails with "too many open files" (fs.inotify.max_user_instances), and
-// a source without one polls.
+// what has none polls.
 //
 // A Watcher is safe for concurrent use.
 type Watcher struct {
@@ -39,7 +34,7 @@ type Watcher struct {
 // watchedDir is one directory and who wants to hear of it.
 type watchedDir struct {
 	info fs.FileInfo // which directory it was when the watch was set
-	subs map[*subscription]struct{}
+	subs map[*Watch]struct{}
 }
 
 // NewWatcher makes an inotify instance. Whoever made it closes it, after the
@@ -112,18 +107,18 @@ func poke(c chan<- struct{}) {
 	}
 }
 
-// subscription is what one source watches through a Watcher. Its methods are not
-// called concurrently.
-type subscription struct {
+// Watch tells when a path may have changed. Its methods are not called concurrently.
+type Watch struct {
+	path string
 	w    *Watcher
 	wake chan<- struct{}
-	own  bool            // w is closed with the subscription
-	dirs map[string]bool // what this subscription is registered for
+	own  bool            // w is closed with the watch
+	dirs map[string]bool // what it is registered for
 }
 
-// subscribe joins w, or a Watcher of its own if w is nil. Events arrive as a value
-// in wake.
-func subscribe(w *Watcher, wake chan<- struct{}) (*subscription, error) {
+// NewWatch joins w, or a Watcher of its own if w is nil. That path may have changed
+// arrives as a value in wake, which holds at least one.
+func NewWatch(w *Watcher, path string, wake chan<- struct{}) (*Watch, error) {
 	own := w == nil
 	if own {
 		var err error
@@ -131,13 +126,27 @@ func subscribe(w *Watcher, wake chan<- struct{}) (*subscription, error) {
 			return nil, err
 		}
 	}
-	return &subscription{w: w, wake: wake, own: own, dirs: map[string]bool{}}, nil
+	return &Watch{path: path, w: w, wake: wake, own: own, dirs: map[string]bool{}}, nil
+}
+
+// Arm watches the directories that matter now: whatever changes after it has returned
+// is an event. On an error as much is watched as can be.
+func (s *Watch) Arm() error {
+	// A link can change between being followed and being watched; then what it
+	// leads to has changed as well.
+	for range 4 {
+		changed, err := s.watch(watchDirs(s.path))
+		if err != nil || !changed {
+			return err
+		}
+	}
+	return nil
 }
 
 // watch makes dirs the watched directories. It reports whether that changed what
 // is watched, in which case dirs may be out of date already. On an error as much
 // is watched as can be.
-func (s *subscription) watch(dirs map[string]fs.FileInfo) (changed bool, err error) {
+func (s *Watch) watch(dirs map[string]fs.FileInfo) (changed bool, err error) {
 	s.w.arming.Lock()
 	defer s.w.arming.Unlock()
 	for dir, info := range dirs {
@@ -155,7 +164,7 @@ func (s *subscription) watch(dirs map[string]fs.FileInfo) (changed bool, err err
 	return changed, err
 }
 
-func (s *subscription) add(dir string, info fs.FileInfo) (added bool, err error) {
+func (s *Watch) add(dir string, info fs.FileInfo) (added bool, err error) {
 	s.w.mu.Lock()
 	d := s.w.dirs[dir]
 	s.w.mu.Unlock()
@@ -173,7 +182,7 @@ func (s *subscription) add(dir string, info fs.FileInfo) (added bool, err error)
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	if d == nil {
-		d = &watchedDir{subs: map[*subscription]struct{}{}}
+		d = &watchedDir{subs: map[*Watch]struct{}{}}
 		s.w.dirs[dir] = d
 	}
 	d.info = info
@@ -183,7 +192,7 @@ func (s *subscription) add(dir string, info fs.FileInfo) (added bool, err error)
 	return added, nil
 }
 
-func (s *subscription) remove(dir string) {
+func (s *Watch) remove(dir string) {
 	delete(s.dirs, dir)
 	s.w.mu.Lock()
 	d := s.w.dirs[dir]
@@ -198,8 +207,8 @@ func (s *subscription) remove(dir string) {
 	}
 }
 
-// close ends the subscription, and the Watcher if nobody else has it.
-func (s *subscription) close() {
+// Close ends the watch, and the Watcher if nobody else has it.
+func (s *Watch) Close() {
 	if s.own {
 		_ = s.w.Close()
 		return
@@ -209,106 +218,4 @@ func (s *subscription) close() {
 	for dir := range s.dirs {
 		s.remove(dir)
 	}
-}
-
-// maxLinks is how many symlinks are followed before they are taken for a loop, as
-// Linux does.
-const maxLinks = 40
-
-// watchDirs returns the directories in which a change can make path another file
-// or give it other content: the directory of the file, of every symlink on the way
-// to it, the directory itself if path is one, and for what does not exist the
-// nearest directory that does. All by their real names, so that one directory is
-// not watched under two.
-func watchDirs(path string) map[string]fs.FileInfo {
-	dirs := map[string]fs.FileInfo{}
-	links := maxLinks
-	final := followLinks(path, dirs, &links)
-	if final == "" || !addDir(dirs, final) {
-		return dirs
-	}
-	data := filepath.Join(final, dataLink)
-	if _, err := os.Lstat(data); err == nil {
-		addDir(dirs, followLinks(data, dirs, &links))
-		return dirs
-	}
-	entries, err := os.ReadDir(final)
-	if err != nil || len(entries) > maxKeys {
-		return dirs
-	}
-	for _, entry := range entries {
-		if entry.Type()&fs.ModeSymlink != 0 {
-			links := maxLinks
-			followLinks(filepath.Join(final, entry.Name()), dirs, &links)
-		}
-	}
-	return dirs
-}
-
-// followLinks walks an absolute path, adds the directory of each symlink on the
-// way and of the end, and returns the end's real name: empty if there is none.
-func followLinks(path string, dirs map[string]fs.FileInfo, links *int) string {
-	dir, rest := splitRoot(path)
-	for len(rest) > 0 {
-		name := rest[0]
-		rest = rest[1:]
-		switch name {
-		case "", ".":
-			continue
-		case "..":
-			dir = filepath.Dir(dir)
-			continue
-		}
-		at := filepath.Join(dir, name)
-		info, err := os.Lstat(at)
-		if err != nil {
-			if !addDir(dirs, dir) { // a file on the way
-				addDir(dirs, filepath.Dir(dir))
-			}
-			return ""
-		}
-		if info.Mode()&fs.ModeSymlink == 0 {
-			if len(rest) == 0 {
-				addDir(dirs, dir)
-			}
-			dir = at
-			continue
-		}
-		addDir(dirs, dir)
-		target, err := os.Readlink(at)
-		if err != nil || *links == 0 {
-			return ""
-		}
-		*links--
-		if filepath.IsAbs(target) {
-			var more []string
-			dir, more = splitRoot(target)
-			rest = append(more, rest...)
-		} else {
-			rest = append(strings.Split(filepath.ToSlash(target), "/"), rest...)
-		}
-	}
-	return dir
-}
-
-// splitRoot splits an absolute path into its root and its components.
-func splitRoot(path string) (root string, components []string) {
-	vol := filepath.VolumeName(path)
-	return vol + string(filepath.Separator), strings.Split(filepath.ToSlash(path[len(vol):]), "/")
-}
-
-// addDir reports whether dir is a directory.
-func addDir(dirs map[string]fs.FileInfo, dir string) bool {
-	if dir == "" {
-		return false
-	}
-	if _, ok := dirs[dir]; ok {
-		return true
-	}
-	info, err := os.Stat(dir)
-	if err != nil || !info.IsDir() {
-		return false
-	}
-	dirs[dir] = info
-	return true
 }
