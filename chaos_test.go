@@ -139,7 +139,7 @@ func TestSoakFileSourceSurvivesChaos(t *testing.T) {
 	readers.Wait()
 	waitFor(t, m, "the last is served", func() bool { got, _ := numbered(s.last()); return got == n })
 	took := time.Since(began)
-	waitFor(t, m, "healthy", func() bool { return s.Healthy() == nil })
+	waitFor(t, m, "healthy", func() bool { return s.CheckHealth() == nil })
 	t.Logf("%d versions, served %v after the end: %v", n, took, v.done)
 }
 

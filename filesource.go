@@ -26,14 +26,11 @@ import (
 	"github.com/sqlrotate/sqlrotate/internal/disk"
 )
 
-// Defaults of [FileOptions].
 const (
-	DefaultPoll        = 5 * time.Second
-	DefaultSettle      = 500 * time.Millisecond
-	DefaultReadTimeout = 2 * time.Second
-)
+	defaultPoll        = 5 * time.Second
+	defaultSettle      = 500 * time.Millisecond
+	defaultReadTimeout = 2 * time.Second
 
-const (
 	// young is the age below which a file that has replaced another is looked at
 	// twice: it could have been created under its name and not be complete.
 	young = 30 * time.Millisecond
@@ -42,19 +39,6 @@ const (
 	// closeWait bounds Close when a read hangs.
 	closeWait = time.Second
 )
-
-// Watcher is an inotify instance (kqueue, ReadDirectoryChangesW elsewhere) that
-// any number of [FileSource] share: make one and put it into each
-// [FileOptions].Watcher. A user has 128 instances by default on Linux; past that
-// NewWatcher fails with "too many open files" (fs.inotify.max_user_instances), and
-// a source without one polls.
-//
-// A Watcher is safe for concurrent use.
-type Watcher = disk.Watcher
-
-// NewWatcher makes an inotify instance. Whoever made it closes it, after the
-// sources that use it.
-func NewWatcher() (*Watcher, error) { return disk.NewWatcher() }
 
 // FileOptions says how [NewFileSource] reads. The zero value is good for what the
 // usual agents write.
@@ -81,7 +65,7 @@ type FileOptions struct {
 
 	// Poll is how often the path is read without any event. All that is promised
 	// holds by polling alone, so it can't be switched off. Zero means
-	// [DefaultPoll]; negative is an error. A poll costs some tens of microseconds.
+	// 5 s; negative is an error. A poll costs some tens of microseconds.
 	Poll time.Duration
 
 	// Settle is how long content that was written in place must be left alone
@@ -91,7 +75,7 @@ type FileOptions struct {
 	// where there was nothing before: it shows its end. A file that was removed and
 	// created again between two looks can't be told from one that was renamed into
 	// place, and is believed when it is 30 ms old: a bare password that is written in
-	// that way, and in pieces, may be read in part. Zero means [DefaultSettle];
+	// that way, and in pieces, may be read in part. Zero means 500 ms;
 	// negative means that everything is believed at first sight.
 	Settle time.Duration
 
@@ -102,17 +86,13 @@ type FileOptions struct {
 
 	// ReadTimeout bounds one read, for file systems that hang. Past it the last
 	// good credential is served, and no other read is begun until that one has
-	// returned. Zero or negative means [DefaultReadTimeout].
+	// returned. Zero or negative means 2 s.
 	ReadTimeout time.Duration
 
 	// MaxAge is the longest time that may pass without any change on disk, of
-	// content or modification time, before Healthy takes the producer for dead.
+	// content or modification time, before CheckHealth takes the producer for dead.
 	// (A Kubernetes subPath mount, for one, never changes.) Zero or negative: no limit.
 	MaxAge time.Duration
-
-	// Watcher is an inotify instance shared with other sources; it stays the
-	// caller's to close. Nil: the source has its own.
-	Watcher *Watcher
 
 	// PollOnly leaves the file system's events alone.
 	PollOnly bool
@@ -122,10 +102,10 @@ type FileOptions struct {
 	Logger *slog.Logger
 }
 
-func (o FileOptions) poll() time.Duration   { return orDefault(o.Poll, DefaultPoll) }
-func (o FileOptions) settle() time.Duration { return orDefault(o.Settle, DefaultSettle) }
+func (o FileOptions) poll() time.Duration   { return orDefault(o.Poll, defaultPoll) }
+func (o FileOptions) settle() time.Duration { return orDefault(o.Settle, defaultSettle) }
 func (o FileOptions) readTimeout() time.Duration {
-	return orDefault(max(o.ReadTimeout, 0), DefaultReadTimeout)
+	return orDefault(max(o.ReadTimeout, 0), defaultReadTimeout)
 }
 
 func (o FileOptions) logger() *slog.Logger {
@@ -158,11 +138,11 @@ func (o FileOptions) decoding() decodeOptions {
 // there was nothing, at once).
 //
 // When the path can't be read, or holds no credential, the last good credential
-// stays: the failure is in Status, in Healthy and in the log. Only regular files
+// stays: the failure is in Status, in CheckHealth and in the log. Only regular files
 // of at most 1 MiB are read.
 //
-// A FileSource is safe for concurrent use. It holds one goroutine and, unless it
-// shares a [Watcher], one inotify instance until it is closed.
+// A FileSource is safe for concurrent use. It holds one goroutine until it is closed,
+// and all of a process share one inotify instance.
 type FileSource struct {
 	path string
 	opt  FileOptions
@@ -269,7 +249,7 @@ func newFileSource(path string, opt FileOptions) (*FileSource, error) {
 		changed: make(chan struct{}),
 	}
 	s.read = disk.NewReader(abs).Read
-	s.subscribe = func() (watching, error) { return disk.NewWatch(opt.Watcher, abs, s.wake) }
+	s.subscribe = func() (watching, error) { return disk.NewWatch(abs, s.wake) }
 	s.mint = newFingerprints()
 	return s, nil
 }
@@ -374,7 +354,7 @@ func (s *FileSource) Changed() <-chan struct{} {
 func (s *FileSource) String() string { return fmt.Sprintf("file %q", s.path) }
 
 // Close ends the watching and waits for it, for at most a second if a read hangs.
-// It can be called more than once. A shared Watcher stays open.
+// It can be called more than once.
 func (s *FileSource) Close() error {
 	s.mu.Lock()
 	if !s.closed {

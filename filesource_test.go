@@ -189,7 +189,7 @@ func TestFileSourceWaitsForContentWrittenInPlaceToSettle(t *testing.T) {
 		if cred, _ := s.Credential(t.Context()); !isLogin(cred, 1) {
 			t.Fatal("believed at first sight")
 		}
-		if st := s.Status(); st.Divergence != DivergedSettling || !st.Diverged.Equal(began) {
+		if st := s.Status(); st.Divergence != DivergedSettling || !st.DivergedSince.Equal(began) {
 			t.Errorf("status %+v", st)
 		}
 		time.Sleep(400 * time.Millisecond)
@@ -236,11 +236,11 @@ func TestFileSourceFindsAChangeWithinOnePoll(t *testing.T) {
 		began := time.Now()
 		d.put(loginJSON(2))
 		<-changed
-		if took := time.Since(began); took > DefaultPoll {
+		if took := time.Since(began); took > defaultPoll {
 			t.Errorf("took %v", took)
 		}
-		if st := s.Status(); st.Events || st.EventsErr == nil || s.Healthy() != nil {
-			t.Errorf("%+v, %v", st, s.Healthy())
+		if st := s.Status(); st.Events || st.EventsErr == nil || s.CheckHealth() != nil {
+			t.Errorf("%+v, %v", st, s.CheckHealth())
 		}
 	})
 }
@@ -272,26 +272,26 @@ func TestFileSourceServesTheLastGoodCredentialWhileAReadHangs(t *testing.T) {
 				t.Fatalf("read %d: %v %v", i, cred.Username, err)
 			}
 		}
-		if took := time.Since(began); took != DefaultReadTimeout {
+		if took := time.Since(began); took != defaultReadTimeout {
 			t.Errorf("20 logins took %v: only the first should wait", took)
 		}
 		time.Sleep(time.Minute)
 		if reads, most := d.count(); most != 1 {
 			t.Errorf("%d reads at once, %d in all", most, reads)
 		}
-		if err := s.Healthy(); !errors.Is(err, errHangs) {
-			t.Errorf("Healthy: %v", err)
+		if err := s.CheckHealth(); !errors.Is(err, errHangs) {
+			t.Errorf("CheckHealth: %v", err)
 		}
-		if st := s.Status(); time.Since(st.Checked) < time.Minute || st.Failures != 1 {
+		if st := s.Status(); time.Since(st.CheckedAt) < time.Minute || st.Failures != 1 {
 			t.Errorf("%+v", st)
 		}
 		release()
 		d.put(loginJSON(2))
-		time.Sleep(DefaultPoll + young)
+		time.Sleep(defaultPoll + young)
 		if cred, _ := s.Credential(t.Context()); !isLogin(cred, 2) {
 			t.Errorf("%s after the read came back", cred.Username)
 		}
-		if err := s.Healthy(); err != nil {
+		if err := s.CheckHealth(); err != nil {
 			t.Error(err)
 		}
 		if n := strings.Count(log.String(), "WARN"); n != 1 {
@@ -326,8 +326,8 @@ func TestFileSourceClosesWithinASecondWhileAReadHangs(t *testing.T) {
 		if _, err := s.Credential(t.Context()); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}
-		if err := s.Healthy(); !errors.Is(err, os.ErrClosed) {
-			t.Errorf("Healthy after Close: %v", err)
+		if err := s.CheckHealth(); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("CheckHealth after Close: %v", err)
 		}
 	})
 }
@@ -369,7 +369,7 @@ func TestFileSourceRefreshWaitsForContentThatIsSettling(t *testing.T) {
 		d.write(loginJSON(2))
 		began := time.Now()
 		cred, err := s.Refresh(t.Context(), old)
-		if err != nil || !isLogin(cred, 2) || time.Since(began) > DefaultSettle+young {
+		if err != nil || !isLogin(cred, 2) || time.Since(began) > defaultSettle+young {
 			t.Errorf("%s %v after %v", cred.Username, err, time.Since(began))
 		}
 		reads, _ := d.count()
@@ -409,12 +409,12 @@ func TestFileSourceLogsEachChangeOfStateOnce(t *testing.T) {
 			d.fail(err)
 			time.Sleep(time.Minute)
 		}
-		if st := s.Status(); st.Failures < 20 || !errors.Is(st.Err, fs.ErrPermission) || time.Since(st.Failing) < time.Minute {
+		if st := s.Status(); st.Failures < 20 || !errors.Is(st.Err, fs.ErrPermission) || time.Since(st.FailingSince) < time.Minute {
 			t.Errorf("%+v", st)
 		}
 		d.put("{")
 		time.Sleep(time.Minute)
-		if st := s.Status(); st.Divergence != DivergedRefused || time.Since(st.Diverged) < 50*time.Second {
+		if st := s.Status(); st.Divergence != DivergedRefused || time.Since(st.DivergedSince) < 50*time.Second {
 			t.Errorf("%+v", st)
 		}
 		d.put(loginJSON(2))
@@ -425,7 +425,7 @@ func TestFileSourceLogsEachChangeOfStateOnce(t *testing.T) {
 		if n := strings.Count(log.String(), "INFO"); n != 3 { // two versions, one recovery
 			t.Errorf("%d infos, want 3:\n%s", n, log)
 		}
-		if st := s.Status(); st.Failures != 0 || st.Err != nil || !st.Failing.IsZero() || st.Divergence != DivergedNot {
+		if st := s.Status(); st.Failures != 0 || st.Err != nil || !st.FailingSince.IsZero() || st.Divergence != DivergedNot {
 			t.Errorf("%+v", st)
 		}
 	})
@@ -451,7 +451,7 @@ func TestFileSourceOutlivesADecoderThatPanics(t *testing.T) {
 			t.Errorf("%s %v", cred.Username, err)
 		}
 		broken.Store(false)
-		time.Sleep(DefaultPoll + 1)
+		time.Sleep(defaultPoll + 1)
 		if !isLogin(s.last(), 2) {
 			t.Errorf("%s: not decoded again", s.last().Username)
 		}
@@ -465,19 +465,19 @@ func TestFileSourceTellsAStaleProducer(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s, d, _ := newFake(t, FileOptions{MaxAge: time.Hour})
 		time.Sleep(time.Hour - time.Minute)
-		if err := s.Healthy(); err != nil {
+		if err := s.CheckHealth(); err != nil {
 			t.Fatal(err)
 		}
 		d.write(loginJSON(1)) // the same, but somebody wrote it
 		time.Sleep(time.Hour - time.Minute)
-		if err := s.Healthy(); err != nil {
+		if err := s.CheckHealth(); err != nil {
 			t.Fatal(err)
 		}
-		if st := s.Status(); st.Divergence != DivergedRewritten || time.Since(st.Diverged) < 58*time.Minute {
+		if st := s.Status(); st.Divergence != DivergedRewritten || time.Since(st.DivergedSince) < 58*time.Minute {
 			t.Errorf("%+v", st)
 		}
 		time.Sleep(2 * time.Minute)
-		if err := s.Healthy(); err == nil || !strings.Contains(err.Error(), "MaxAge") {
+		if err := s.CheckHealth(); err == nil || !strings.Contains(err.Error(), "MaxAge") {
 			t.Errorf("%v", err)
 		}
 	})
@@ -494,12 +494,12 @@ func TestFileSourceTellsAFileThatIsWrittenAllTheTime(t *testing.T) {
 		if !isLogin(s.last(), 1) {
 			t.Errorf("%s served", s.last().Username)
 		}
-		if err := s.Healthy(); err == nil || !strings.Contains(err.Error(), "written all the time") {
+		if err := s.CheckHealth(); err == nil || !strings.Contains(err.Error(), "written all the time") {
 			t.Errorf("%v", err)
 		}
-		time.Sleep(DefaultSettle + breath)
-		if !isLogin(s.last(), 101) || s.Healthy() != nil {
-			t.Errorf("%s, %v", s.last().Username, s.Healthy())
+		time.Sleep(defaultSettle + breath)
+		if !isLogin(s.last(), 101) || s.CheckHealth() != nil {
+			t.Errorf("%s, %v", s.last().Username, s.CheckHealth())
 		}
 	})
 }
@@ -557,7 +557,7 @@ func TestFileSourceReArmsAtEachPoll(t *testing.T) {
 		d.watchErr = errors.New("no space left on device")
 		d.mu.Unlock()
 		time.Sleep(time.Minute + 1)
-		if st := s.Status(); st.Events || st.EventsErr == nil || s.Healthy() != nil {
+		if st := s.Status(); st.Events || st.EventsErr == nil || s.CheckHealth() != nil {
 			t.Errorf("%+v", st)
 		}
 		d.mu.Lock()
@@ -566,7 +566,7 @@ func TestFileSourceReArmsAtEachPoll(t *testing.T) {
 		}
 		d.watchErr = nil
 		d.mu.Unlock()
-		time.Sleep(DefaultPoll)
+		time.Sleep(defaultPoll)
 		if st := s.Status(); !st.Events || st.EventsErr != nil {
 			t.Errorf("%+v", st)
 		}
@@ -762,47 +762,35 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-func TestWatcherIsSharedByManySources(t *testing.T) {
+func TestFileSourcesShareAnInotifyInstance(t *testing.T) {
 	m := stall.Watch(t)
 	goroutines := runtime.NumGoroutine()
-	w, err := NewWatcher()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
 	dir := t.TempDir()
 	const n = 20
 	sources := make([]*FileSource, n)
 	path := func(i int) string { return filepath.Join(dir, fmt.Sprint("d", i/2), fmt.Sprint("secret", i)) } // two to a directory
-	files := 0
 	for i := range sources {
 		if err := os.MkdirAll(filepath.Dir(path(i)), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		replaceFile(t, path(i), loginJSON(1))
-		sources[i] = startFileSource(t, path(i), FileOptions{Watcher: w, Poll: time.Hour})
+		sources[i] = startFileSource(t, path(i), FileOptions{Poll: time.Hour})
 		defer sources[i].Close()
-		if i == 0 {
-			files = openFiles(t)
-		}
 	}
-	if now := openFiles(t); now > files+2 {
-		t.Errorf("%d files open with one source, %d with %d", files, now, n)
-	}
-	all := func(n int) func() bool {
-		return func() bool {
-			for _, s := range sources {
-				if !isLogin(s.last(), n) {
-					return false
-				}
-			}
-			return true
-		}
+	if got := inotifyInstances(t); got != 1 {
+		t.Errorf("%d sources have %d inotify instances", n, got)
 	}
 	for i := range sources {
 		replaceFile(t, path(i), loginJSON(2))
 	}
-	waitFor(t, m, "every source sees its change", all(2))
+	waitFor(t, m, "every source sees its change", func() bool {
+		for _, s := range sources {
+			if !isLogin(s.last(), 2) {
+				return false
+			}
+		}
+		return true
+	})
 
 	// One of two in a directory goes: the other still hears.
 	if err := sources[0].Close(); err != nil {
@@ -811,22 +799,31 @@ func TestWatcherIsSharedByManySources(t *testing.T) {
 	replaceFile(t, path(1), loginJSON(3))
 	waitFor(t, m, "the neighbour of a closed source sees its change", func() bool { return isLogin(sources[1].last(), 3) })
 
-	// The watcher goes: polling carries on.
-	for range 2 {
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	replaceFile(t, path(1), loginJSON(4))
-	poke(sources[1].wake) // the poll
-	waitFor(t, m, "a poll sees the change", func() bool { return isLogin(sources[1].last(), 4) })
-	if st := sources[1].Status(); st.Events || st.EventsErr == nil || sources[1].Healthy() != nil {
-		t.Errorf("%+v, %v", st, sources[1].Healthy())
-	}
 	for _, s := range sources {
 		closeSource(t, s)
 	}
+	goesAway(t, "inotify instances", func() int { return inotifyInstances(t) }, 0)
 	noLeak(t, goroutines)
+
+	// The next one opens it anew.
+	s := startFileSource(t, path(0), FileOptions{Poll: time.Hour})
+	defer closeSource(t, s)
+	replaceFile(t, path(0), loginJSON(4))
+	waitFor(t, m, "a source after the last sees its change", func() bool { return isLogin(s.last(), 4) })
+}
+
+func inotifyInstances(t *testing.T) (n int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if target, _ := os.Readlink("/proc/self/fd/" + entry.Name()); target == "anon_inode:inotify" {
+			n++
+		}
+	}
+	return n
 }
 
 func replaceFile(t *testing.T, path, content string) {

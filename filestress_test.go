@@ -336,19 +336,10 @@ func BenchmarkFileSourceDetection(b *testing.B) {
 	}
 }
 
-// A thousand sources that share a Watcher and poll every 5 s: CPU time per second.
+// A thousand sources that poll every 5 s: CPU time per second.
 func BenchmarkFileSourceIdle(b *testing.B) {
-	w, err := NewWatcher()
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			b.Error(err)
-		}
-	})
 	for range 1000 {
-		benchSource(b, waysOfWriting()[2], FileOptions{Watcher: w})
+		benchSource(b, waysOfWriting()[2], FileOptions{})
 	}
 	used := func() time.Duration {
 		var u syscall.Rusage
@@ -359,7 +350,7 @@ func BenchmarkFileSourceIdle(b *testing.B) {
 	}
 	before, began := used(), time.Now()
 	for b.Loop() {
-		<-time.After(2 * DefaultPoll)
+		<-time.After(2 * defaultPoll)
 	}
 	b.ReportMetric(100*float64(used()-before)/float64(time.Since(began)), "%cpu")
 	b.ReportMetric(0, "ns/op")

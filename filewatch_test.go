@@ -244,11 +244,11 @@ func (script *fileScript) run(t *testing.T, m *stall.Meter, mode string) (valid 
 			waitFor(t, m, fmt.Sprintf("line %d: %s", step.line, step.text), func() bool { return src.last().SameLogin(want) })
 			t.Logf("%s: after %v", step.text, time.Since(began).Round(time.Millisecond))
 		case "healthy":
-			waitFor(t, m, step.text, func() bool { return src.Healthy() == nil })
+			waitFor(t, m, step.text, func() bool { return src.CheckHealth() == nil })
 		case "unhealthy":
 			want := string(rest(1))
 			waitFor(t, m, step.text, func() bool {
-				err := src.Healthy()
+				err := src.CheckHealth()
 				return err != nil && strings.Contains(err.Error(), want)
 			})
 		case "watched":

@@ -202,8 +202,8 @@ func (s deafSource) Changed() <-chan struct{} {
 	return s.Source.(Notifier).Changed()
 }
 
-func (s deafSource) Healthy() error {
-	s.hang.at("Source.Healthy")
+func (s deafSource) CheckHealth() error {
+	s.hang.at("Source.CheckHealth")
 	return nil
 }
 
@@ -211,7 +211,7 @@ func (s deafSource) Healthy() error {
 // than his context says, Close a second, and Healthy as long and says what hangs.
 func TestNothingHandedInHoldsUpAnybody(t *testing.T) {
 	for _, where := range []string{
-		"Source.Credential", "Notifier.Changed", "Source.Healthy", "Dial", "Opener.Open", "Opener.Refused", "error.Error",
+		"Source.Credential", "Notifier.Changed", "Source.CheckHealth", "Dial", "Opener.Open", "Opener.Refused", "error.Error",
 		"the probe query", "Ping", "driver.Conn.Close", "net.Conn.Close",
 	} {
 		t.Run(where, func(t *testing.T) {

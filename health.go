@@ -209,11 +209,8 @@ func (c *Connector) askSource() error {
 
 // checkSource returns what src says about its own health, if it can.
 func checkSource(src Source) error {
-	switch s := src.(type) {
-	case interface{ CheckHealth() error }:
+	if s, ok := src.(interface{ CheckHealth() error }); ok {
 		return s.CheckHealth()
-	case interface{ Healthy() error }:
-		return s.Healthy()
 	}
 	return nil
 }

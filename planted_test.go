@@ -116,7 +116,7 @@ func plants() map[string]string {
 		"TestSoakBooksBalance":                                           "login=40s",
 		"TestFileSourceSeesEveryWayOfWriting/vault_agent_rename":         "disk=15s",
 		"TestSoakFileSourceIsNeverTorn/rename":                           "disk=15s",
-		"TestWatcherIsSharedByManySources":                               "disk=15s",
+		"TestFileSourcesShareAnInotifyInstance":                          "disk=15s",
 		"TestSoakFileSourceSurvivesChaos":                                "disk=15s",
 	}
 }

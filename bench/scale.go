@@ -140,16 +140,10 @@ func (e *env) drain(ctx context.Context, f fleet) (c cost, err error) {
 	if err := publish(path, old); err != nil {
 		return c, err
 	}
-	watcher, err := sqlrotate.NewWatcher()
-	if err != nil {
-		return c, err
-	}
-	defer func() { _ = watcher.Close() }()
-
 	l := load{conns: f.conns, workers: f.conns, open: f.open}
 	pools := make([]*rotator, f.pools)
 	for i := range pools {
-		p, err := newRotator(e, l, path, sqlrotate.FileOptions{Watcher: watcher, Logger: slog.New(slog.DiscardHandler)}) //nolint:contextcheck // it lives until it is closed
+		p, err := newRotator(e, l, path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)}) //nolint:contextcheck // it lives until it is closed
 		if err != nil {
 			return c, err
 		}

@@ -201,7 +201,7 @@ func TestBrokenTemplates(t *testing.T) {
 			agent.start()
 			time.Sleep(3 * time.Second)
 			content, err := os.ReadFile(path)
-			t.Logf("the agent is running: %t; the file has %d bytes (%v); healthy: %v", agent.running(), len(content), err, a.source.(*sqlrotate.FileSource).Healthy())
+			t.Logf("the agent is running: %t; the file has %d bytes (%v); healthy: %v", agent.running(), len(content), err, a.source.(*sqlrotate.FileSource).CheckHealth())
 			agent.kill()
 			agent.render(dynamicTemplate)
 			n := a.c.Stats().Rotations

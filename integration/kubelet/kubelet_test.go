@@ -150,7 +150,7 @@ func TestSecretVolume(t *testing.T) {
 	stop()
 	readers.Wait()
 
-	if err := source.Healthy(); err != nil {
+	if err := source.CheckHealth(); err != nil {
 		t.Error(err)
 	}
 	if reads.Load() == 0 || len(lags) == 0 {

@@ -11,13 +11,42 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Watcher is an inotify instance (kqueue, ReadDirectoryChangesW elsewhere) that
-// any number of watches share. A user has 128 instances by default on Linux; past that
-// NewWatcher fails with "too many open files" (fs.inotify.max_user_instances), and
-// what has none polls.
+// shared is the watcher of this process while anything is watched: a user has 128
+// inotify instances by default.
 //
-// A Watcher is safe for concurrent use.
-type Watcher struct {
+//nolint:gochecknoglobals // one for a process is what it is for
+var shared struct {
+	sync.Mutex
+	w     *watcher
+	users int
+}
+
+func acquire() (*watcher, error) {
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.w == nil {
+		w, err := newWatcher()
+		if err != nil {
+			return nil, err
+		}
+		shared.w = w
+	}
+	shared.users++
+	return shared.w, nil
+}
+
+func release() {
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.users--; shared.users == 0 {
+		shared.w.close()
+		shared.w = nil
+	}
+}
+
+// watcher is an inotify instance (kqueue, ReadDirectoryChangesW elsewhere) that any
+// number of watches share. It is safe for concurrent use.
+type watcher struct {
 	fs *fsnotify.Watcher
 
 	// arming admits one Add or Remove at a time. It is not taken to dispatch an
@@ -37,31 +66,24 @@ type watchedDir struct {
 	subs map[*Watch]struct{}
 }
 
-// NewWatcher makes an inotify instance. Whoever made it closes it, after the
-// sources that use it.
-func NewWatcher() (*Watcher, error) {
+func newWatcher() (*watcher, error) {
 	fsw, err := fsnotify.NewWatcher()
 	if err != nil {
-		return nil, fmt.Errorf("sqlrotate: watcher: %w", err)
+		return nil, err
 	}
-	w := &Watcher{fs: fsw, dirs: map[string]*watchedDir{}, done: make(chan struct{})}
+	w := &watcher{fs: fsw, dirs: map[string]*watchedDir{}, done: make(chan struct{})}
 	go w.dispatch()
 	return w, nil
 }
 
-// Close ends the watching and waits for it. Sources that still use the Watcher go
-// on by polling. Close can be called more than once.
-func (w *Watcher) Close() error {
-	err := w.fs.Close()
+// close ends the watching and waits for it.
+func (w *watcher) close() {
+	_ = w.fs.Close()
 	<-w.done
-	if err != nil {
-		return fmt.Errorf("sqlrotate: watcher: %w", err)
-	}
-	return nil
 }
 
 // dispatch passes on that something happened, not what: a subscriber reads again.
-func (w *Watcher) dispatch() {
+func (w *watcher) dispatch() {
 	defer close(w.done)
 	events, errs := w.fs.Events, w.fs.Errors
 	for events != nil || errs != nil {
@@ -110,23 +132,21 @@ func poke(c chan<- struct{}) {
 // Watch tells when a path may have changed. Its methods are not called concurrently.
 type Watch struct {
 	path string
-	w    *Watcher
+	w    *watcher
 	wake chan<- struct{}
-	own  bool            // w is closed with the watch
 	dirs map[string]bool // what it is registered for
 }
 
-// NewWatch joins w, or a Watcher of its own if w is nil. That path may have changed
-// arrives as a value in wake, which holds at least one.
-func NewWatch(w *Watcher, path string, wake chan<- struct{}) (*Watch, error) {
-	own := w == nil
-	if own {
-		var err error
-		if w, err = NewWatcher(); err != nil {
-			return nil, err
-		}
+// NewWatch makes a watch that watches nothing yet. That path may have changed arrives as
+// a value in wake, which holds at least one. All watches of a process share one inotify
+// instance; past the limit of the user (fs.inotify.max_user_instances) NewWatch fails
+// with "too many open files".
+func NewWatch(path string, wake chan<- struct{}) (*Watch, error) {
+	w, err := acquire()
+	if err != nil {
+		return nil, err
 	}
-	return &Watch{path: path, w: w, wake: wake, own: own, dirs: map[string]bool{}}, nil
+	return &Watch{path: path, w: w, wake: wake, dirs: map[string]bool{}}, nil
 }
 
 // Arm watches the directories that matter now: whatever changes after it has returned
@@ -207,15 +227,12 @@ func (s *Watch) remove(dir string) {
 	}
 }
 
-// Close ends the watch, and the Watcher if nobody else has it.
+// Close ends the watch, and the inotify instance if this was the last.
 func (s *Watch) Close() {
-	if s.own {
-		_ = s.w.Close()
-		return
-	}
 	s.w.arming.Lock()
-	defer s.w.arming.Unlock()
 	for dir := range s.dirs {
 		s.remove(dir)
 	}
+	s.w.arming.Unlock()
+	release()
 }

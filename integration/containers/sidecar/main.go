@@ -107,7 +107,7 @@ func app(ctx context.Context, path, dsn string) error {
 	reported := 0
 	report := func(books string) error {
 		heard := told.Status()
-		r := Report{Done: work.Done(), Slowest: work.Slowest(), Told: heard.Username, ToldAt: heard.Loaded, Books: books}
+		r := Report{Done: work.Done(), Slowest: work.Slowest(), Told: heard.Username, ToldAt: heard.LoadedAt, Books: books}
 		failures := work.Failures()
 		for _, f := range failures[reported:] {
 			r.Failures = append(r.Failures, Failure{f.From, f.To, f.Err.Error()})
