@@ -520,6 +520,35 @@ func TestServerWithoutRoomIsNotARefusal(t *testing.T) {
 	wg.Wait()
 }
 
+// A database that has room for the pool and one session more, or for the pool alone: a login
+// that finds it full waits for the session that is just going, and no query fails.
+func TestDatabaseThatIsFull(t *testing.T) {
+	needsQuiet(t)
+	t.Parallel()
+	for name, room := range map[string]int{"but for one": 2, "to the last": 1} { // the test has a session, too
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const pool = 10
+			s := newService(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
+				cfg.Window, cfg.DrainTime = Window{Overlap: 8 * time.Second, Lag: -1, MaxInUse: 2 * time.Second}, time.Second
+			})
+			s.db.SetMaxOpenConns(pool)
+			s.db.SetMaxIdleConns(pool)
+			s.exec(fmt.Sprintf("alter database %s connection limit %d", pq.QuoteIdentifier(s.server.Database()), pool+room))
+			l := s.startLoad(2*pool, time.Millisecond, 20*time.Second)
+			l.more(500)
+			for range 2 {
+				old := s.rotate()
+				took := s.eventually(30*time.Second, "no session of the old role is left", func() bool { return s.gone(old) })
+				t.Logf("gone after %v", took.Round(time.Millisecond))
+			}
+			l.more(500)
+			l.mustNotFail()
+			s.mustLeaveNoSession()
+		})
+	}
+}
+
 // fill opens sessions until the server has no more, and returns how to close them.
 func (w *witness) fill(role roleLogin) (empty func()) {
 	w.Helper()

@@ -22,9 +22,12 @@ const (
 	maxAhead = 8
 
 	// closePatience is how long callers wait for a session that is being closed to make
-	// room, and fullPatience for any that is about to end when the server is full.
+	// room, and fullPatience for any that is about to end when the server is full. One whose
+	// socket has just been closed may be there for a moment more: the server is tried again
+	// every fullRetry for as long.
 	closePatience = 50 * time.Millisecond
 	fullPatience  = time.Second
+	fullRetry     = 50 * time.Millisecond
 
 	// spareTrust is how long a spare is handed out without asking whether the server is
 	// still there.
@@ -255,8 +258,8 @@ func (s *State) Bind(id SessionID, now Now) VersionID {
 }
 
 // Full says whether a caller whose login found the server full should wait for a
-// session that is about to end, and until when, before it Chooses again; else it
-// fails.
+// session that is about to end, or has just ended, and until when, before it Chooses
+// again; else it fails.
 func (s *State) Full(now Now) (until Instant, wait bool) {
 	for _, x := range s.loose {
 		if x.state == Closing || x.state == Spare || x.state == LoggingIn && x.purpose == AskOld {
@@ -269,6 +272,9 @@ func (s *State) Full(now Now) (until Instant, wait bool) {
 				return now.Mono.Add(fullPatience), true
 			}
 		}
+	}
+	if s.endedAt != 0 && now.Mono.Sub(s.endedAt) < fullPatience {
+		return now.Mono.Add(fullRetry), true
 	}
 	return 0, false
 }

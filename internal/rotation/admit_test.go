@@ -427,6 +427,16 @@ func TestWhoFindsTheServerFull(t *testing.T) {
 			t.Errorf("with one that is %v it waits %v until %v", st, wait, until)
 		}
 	}
+	r.end(id)
+	for _, tt := range []struct {
+		since, wait time.Duration
+	}{{0, fullRetry}, {fullPatience - 1, fullRetry}, {fullPatience, 0}} {
+		now := r.now
+		now.Mono = now.Mono.Add(tt.since)
+		if until, wait := r.s.Full(now); wait != (tt.wait > 0) || wait && until != now.Mono.Add(tt.wait) {
+			t.Errorf("%v after the end of one it waits %v until %v", tt.since, wait, until)
+		}
+	}
 	r = newRig(t, overlapping())
 	r.connect()
 	r.read(2)

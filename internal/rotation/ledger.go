@@ -195,6 +195,7 @@ func (s *State) ended(ev Ended, now Now) {
 	if x == nil {
 		return
 	}
+	s.endedAt = now.Mono
 	s.over(x, now)
 }
 

@@ -116,6 +116,7 @@ type State struct {
 	failures    int     // of these, in a row
 	failing     Instant // since when
 	failedAt    Instant // when they were last put off
+	endedAt     Instant // when a session ended last
 	retryAt     Instant // none begins before this: see retry
 	askedAt     Instant // when the last one with the latest version did
 	wanted      Instant // since when a caller wants to know whether that is accepted
