@@ -16,7 +16,7 @@ DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify githu
 
 # What each of these does, in this order.
 LINT_STEPS        = format vet golangci modules clone standalone fetch-check cross
-SOAK_STEPS        = soak-tests fuzz
+SOAK_STEPS        = soak-tests soak-simulator fuzz
 INTEGRATION_STEPS = demo-short vault integration-lint integration-vault integration-kubelet integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
@@ -64,7 +64,7 @@ test: need-test bin/retest ## every promise once, with the race detector
 lint: need-compiler tools ## formats, linters, the modules' files, and the root module by itself
 	$(call each,$(LINT_STEPS))
 
-soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, and all fuzz tests for as long together
+soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, the simulator, and all fuzz tests for as long together
 	$(call each,$(SOAK_STEPS))
 
 integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, containers, and the kubelet's writer
@@ -72,6 +72,10 @@ integration: need-integration tools bin/retest ## with a real Vault, which it bu
 
 soak-tests:
 	SQLROTATE_SOAK=$(SOAK) $(RETEST) -timeout=0 -run=^TestSoak .
+
+# It says how many schedules it ran. They are run for a quarter of SOAK.
+soak-simulator:
+	SQLROTATE_SOAK=$(SOAK) go test -v -count=1 -timeout=0 -run=^TestSoak ./internal/rotation/sim
 
 # In turn, for SOAK altogether.
 fuzz:

@@ -2,12 +2,16 @@ package sim
 
 import (
 	"flag"
+	"math"
+	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 var (
@@ -64,56 +68,91 @@ func TestSchedulesHoldTheBooks(t *testing.T) {
 		t.Logf("%v%s", s, strings.Join(r.Trace, "\n"))
 		return
 	}
-	var (
-		pairs               Pairs
-		tot                 Result
-		events              []int
-		bad, tame, monotone int
-	)
 	n := seeds()
-	all(*flagFrom, n, func(s Schedule, r Result) bool {
-		pairs.Add(r.Pairs)
-		events = append(events, r.Events)
-		tot.Steps += r.Steps
-		tot.Queries += r.Queries
-		tot.Failed += r.Failed
-		tot.Logins += r.Logins
-		tot.Refused += r.Refused
-		if r.Rotations < 1 {
-			monotone++
-		}
-		if r.Faults < 2 {
-			tame++
-		}
-		if r.Violation != "" {
-			bad++
-			if *flagFirst {
-				t.Errorf("FIRST seed %d: %s", s.Seed, r.Violation)
-				return false
-			}
-			less := Shrink(s, r.Violation)
-			t.Errorf("%s\n%vat its shortest: %s\n%v", r.Violation, s, Run(less, false).Violation, less)
-		}
-		return bad < 5
-	})
-	if bad > 0 {
-		return
-	}
-	slices.Sort(events)
-	if median := events[len(events)/2]; median < 200 {
-		t.Errorf("%d events in the median, want 200 at least", median)
-	} else {
-		t.Logf("%d schedules: %d events in the median; on average %d steps, %d queries (%.1f failed, with an excuse), %d logins (%.1f refused)",
-			n, median, tot.Steps/int(n), tot.Queries/int(n), float64(tot.Failed)/float64(n), tot.Logins/int(n), float64(tot.Refused)/float64(n))
-	}
-	if monotone > 0 || tame > 0 {
-		t.Errorf("%d schedules without a rotation, %d with less than two faults", monotone, tame)
-	}
-	share, missing := pairs.Coverage()
-	t.Logf("%.1f %% of the reachable pairs; missing: %s\n%v", 100*share, strings.Join(missing, "; "), &pairs)
-	if n >= 5000 && share < .95 {
+	sum := tally{T: t}
+	all(*flagFrom, n, sum.add)
+	sum.report()
+	if share, _ := sum.pairs.Coverage(); n >= 5000 && share < .95 {
 		t.Errorf("%.1f %% of the reachable pairs were reached, want 95", 100*share)
 	}
+}
+
+// Other schedules than the usual ones: some in short, as many as there is time for when
+// soaked.
+func TestSoakOtherSchedulesHoldTheBooks(t *testing.T) {
+	sum := tally{T: t}
+	v := os.Getenv("SQLROTATE_SOAK")
+	if v == "" {
+		all(1_000_000, 200, sum.add)
+		sum.report()
+		return
+	}
+	length, err := time.ParseDuration(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, end := rand.Uint64()>>16, time.Now().Add(length/4) // other tests are soaked as well
+	t.Logf("from seed %d on", from)
+	all(from, math.MaxUint64, func(s Schedule, r Result) bool { return sum.add(s, r) && time.Now().Before(end) })
+	sum.report()
+}
+
+// tally is what came of many schedules.
+type tally struct {
+	*testing.T
+	pairs                  Pairs
+	steps, queries, failed int
+	logins, refused        int
+	events                 []int // in each of them
+	bad, tame, without     int   // tame: with less than two faults; without: a rotation
+}
+
+// add adds a schedule and reports whether there should be more.
+func (sum *tally) add(s Schedule, r Result) (goOn bool) {
+	sum.pairs.Add(r.Pairs)
+	sum.events = append(sum.events, r.Events)
+	sum.steps += r.Steps
+	sum.queries += r.Queries
+	sum.failed += r.Failed
+	sum.logins += r.Logins
+	sum.refused += r.Refused
+	if r.Rotations < 1 {
+		sum.without++
+	}
+	if r.Faults < 2 {
+		sum.tame++
+	}
+	if r.Violation == "" {
+		return true
+	}
+	sum.bad++
+	if *flagFirst {
+		sum.Errorf("FIRST seed %d: %s", s.Seed, r.Violation)
+		return false
+	}
+	less := Shrink(s, r.Violation)
+	sum.Errorf("%s\n%vat its shortest: %s\n%v", r.Violation, s, Run(less, false).Violation, less)
+	return sum.bad < 5
+}
+
+// report says what they were like.
+func (sum *tally) report() {
+	if sum.bad > 0 {
+		return
+	}
+	slices.Sort(sum.events)
+	n := len(sum.events)
+	if median := sum.events[n/2]; median < 200 {
+		sum.Errorf("%d events in the median, want 200 at least", median)
+	} else {
+		sum.Logf("%d schedules: %d events in the median; on average %d steps, %d queries (%.1f failed, with an excuse), %d logins (%.1f refused)",
+			n, median, sum.steps/n, sum.queries/n, float64(sum.failed)/float64(n), sum.logins/n, float64(sum.refused)/float64(n))
+	}
+	if sum.without > 0 || sum.tame > 0 {
+		sum.Errorf("%d schedules without a rotation, %d with less than two faults", sum.without, sum.tame)
+	}
+	share, missing := sum.pairs.Coverage()
+	sum.Logf("%.1f %% of the reachable pairs; missing: %s\n%v", 100*share, strings.Join(missing, "; "), &sum.pairs)
 }
 
 func TestSchedulesAreDeterministic(t *testing.T) {
