@@ -379,8 +379,7 @@ func TestManyRotationsASecondEndWithTheLast(t *testing.T) {
 }
 
 // Whatever is kept of a rotation goes when its overlap is over.
-func TestSoakRotationsLeaveNothingBehind(t *testing.T) {
-	t.Parallel()
+func TestSoakRotationsLeaveNothingBehind(t *testing.T) { // compares heaps, and so runs alone
 	length := soakFor(t, 0)
 	if length == 0 {
 		manyRotations(t, 2_000)
