@@ -378,8 +378,9 @@ func TestManyRotationsASecondEndWithTheLast(t *testing.T) {
 	})
 }
 
-// Whatever is kept of a rotation goes when its overlap is over.
-func TestSoakRotationsLeaveNothingBehind(t *testing.T) { // compares heaps, and so runs alone
+// Whatever is kept of a rotation goes when its overlap is over. Heaps are compared, so no
+// other test may run meanwhile.
+func TestSoakRotationsLeaveNothingBehind(t *testing.T) {
 	length := soakFor(t, 0)
 	if length == 0 {
 		manyRotations(t, 2_000)

@@ -36,11 +36,10 @@ type books struct {
 	violation string
 	versions  map[rotation.VersionID]*entry
 	current   rotation.VersionID
-	excuses   []span
+	excuses   Excuses
 	shut      bool
 
 	rotations, faults, queries, failed, logins, refusals, steps, events, sessions int
-	episodes                                                                      int
 	own                                                                           map[rotation.SessionID]bool // the connector's own logins, from the core's word to what comes of it
 
 	refusedAt, reads, ticks, owns, taken rate
@@ -63,8 +62,6 @@ type entry struct {
 	wallPast time.Duration // when it was first seen to be past its end by the wall clock
 }
 
-type span struct{ from, to time.Duration }
-
 // rate counts what happens in a window.
 type rate struct{ at []time.Duration }
 
@@ -84,7 +81,7 @@ func (r *rate) count(now, d time.Duration) int {
 }
 
 func (b *books) init(w *world) {
-	b.w = w
+	b.w, b.excuses.Schedule = w, w.Schedule
 	b.versions, b.own = map[rotation.VersionID]*entry{}, map[rotation.SessionID]bool{}
 	for _, p := range w.Pools {
 		b.peakSize += p.Size
@@ -98,71 +95,17 @@ func (b *books) bad(format string, args ...any) {
 	}
 }
 
-// move notes what excuses failures, and for how long.
+// move notes what happens.
 func (b *books) move(m Move) {
-	now, lasts := b.w.now, time.Duration(0)
-	place := b.w.Config.Kind == rotation.InPlace
+	b.excuses.Move(m, b.w.now)
 	switch m.Kind {
-	case Rotate:
-		if refusing := place || m.By > 0; refusing {
-			if b.episodes > 0 || b.w.Lease > 0 {
-				lasts = 14 * sec // callers have waited before, and that counts; and a lease doesn't wait
-			}
-			b.episodes++
-		}
-		b.excuse(now, now+lasts)
-		return
-	case RotateDud, Back:
-		if place {
-			lasts = m.For + 12*sec
-		} else if m.Kind == RotateDud && (m.For > 3*sec || b.episodes > 0) {
-			lasts = 14 * sec
-		}
-		b.episodes++
-	case Renew, Burst, Impatient, Resize, Hold, Keep, ClosePool, Quiet:
-	case DropOld, Suspend:
-		lasts = 12 * sec
-	case WallStep:
-		lasts = 3 * sec
-		if b.w.Lease > 0 {
-			lasts = Length
-		}
-	case Crash:
-		lasts = sec
-	case SourceFails, SourceSlow, SourceHangs:
-		lasts = m.For + 9*sec
-	case Unclear:
-		b.episodes++
-		lasts = m.For + 3*sec
-	case ServerDown, ServerFull:
-		lasts = m.For + 2*sec
-	case ServerSlow:
-		lasts = m.For + m.By + 2*sec
+	case Rotate, RotateDud, Back:
+		b.rotations++
 	default:
-		b.episodes++
-		lasts = m.For + 14*sec
 	}
-	if m.Kind != Renew {
+	if m.Kind != Rotate && m.Kind != Renew {
 		b.faults++
 	}
-	if lasts > 0 {
-		b.excuse(now, now+lasts)
-	}
-}
-
-func (b *books) excuse(from, to time.Duration) {
-	if to > from {
-		b.excuses = append(b.excuses, span{from, to})
-	}
-}
-
-func (b *books) excused(from, to time.Duration) bool {
-	for _, e := range b.excuses {
-		if from < e.to && e.from <= to {
-			return true
-		}
-	}
-	return false
 }
 
 // before notes an event that the core is about to be told of.
@@ -373,7 +316,7 @@ func (b *books) closed(c *conn, p *pool) {
 
 // cut notes that a connection is cut off.
 func (b *books) cut(c *conn) {
-	if c.pooled && !c.long && !b.excused(c.created, b.w.now) && b.w.now-c.taken < b.w.Config.MaxInUse {
+	if c.pooled && !c.long && !b.excuses.Excused(c.created, b.w.now) && b.w.now-c.taken < b.w.Config.MaxInUse {
 		b.bad("session %d of version %d is cut off in the pool", c.id, c.version)
 	}
 }
@@ -388,7 +331,7 @@ func (b *books) query(p *pool, began time.Duration, c *conn, err error, impatien
 	if impatient && err == errGaveUp || err == errPoolFull || p.closed || b.shut { //nolint:errorlint // they are made here
 		return
 	}
-	if c != nil && c.long || b.excused(began, b.w.now) {
+	if c != nil && c.long || b.excuses.Excused(began, b.w.now) {
 		return
 	}
 	b.bad("a query that began %v ago fails: %v", b.w.now-began, err)
@@ -446,7 +389,7 @@ func (b *books) look(c *conn) {
 		return
 	}
 	cur := b.versions[b.current]
-	if c.version == b.current || cur == nil || !cur.proven || x.Held || c.long || b.excused(c.outdated, w.now) {
+	if c.version == b.current || cur == nil || !cur.proven || x.Held || c.long || b.excuses.Excused(c.outdated, w.now) {
 		c.outdated = 0
 		return
 	}

@@ -64,7 +64,7 @@ func (p *pool) retire() {
 		shorter := d < p.life
 		p.life = d
 		if shorter {
-			p.w.after(p.w.upTo(500*time.Microsecond), p.clean)
+			p.w.after(p.w.UpTo(500*time.Microsecond), p.clean)
 		}
 	}
 	p.wake = forever
@@ -226,11 +226,11 @@ func (p *pool) close() {
 }
 
 func (p *pool) worker() {
-	rest := max(p.w.upTo(p.Think), p.w.quiet-p.w.now)
+	rest := max(p.w.UpTo(p.Think), p.w.quiet-p.w.now)
 	p.w.after(rest, func() {
 		hold := p.w.between(ms, 40*ms)
 		if p.w.random.IntN(30) == 0 {
-			hold = p.w.upTo(p.w.Config.MaxInUse)
+			hold = p.w.UpTo(p.w.Config.MaxInUse)
 		}
 		if p.Busy > 0 {
 			hold = p.Busy
@@ -253,7 +253,7 @@ func (p *pool) query(deadline, hold time.Duration, impatient bool, then func()) 
 			var err error
 			if c.broken {
 				err = errBroken
-			} else if p.w.truth() >= p.w.source.logins[c.token.login].dropped {
+			} else if p.w.outside.Dropped(c.token.login) {
 				err = errRefused
 			}
 			p.w.books.query(p, began, c, err, impatient)

@@ -179,7 +179,7 @@ func (s *shell) arm() {
 	s.ends = w.core.AppendEnds(s.ends[:0])
 	for _, e := range s.ends {
 		if at := e.End.Instant(w.clock()); at != rotation.Never {
-			w.after(at.Sub(w.clock().Mono)+w.upTo(2*ms), s.cut)
+			w.after(at.Sub(w.clock().Mono)+w.UpTo(2*ms), s.cut)
 		}
 	}
 }
@@ -239,8 +239,8 @@ func (s *shell) read(afresh bool, then func()) {
 	s.read1 = true
 	w.books.sourceRead()
 	epoch := w.core.Epoch()
-	d := w.upTo(2 * ms)
-	if w.source.slow > 0 {
+	d := w.UpTo(2 * ms)
+	if w.outside.SlowReads() {
 		d = w.between(100*ms, sec)
 	}
 	finish := func(ev rotation.Event) {
@@ -257,16 +257,12 @@ func (s *shell) read(afresh bool, then func()) {
 			})
 		}
 	}
-	if w.source.hangs > 0 {
+	if w.outside.Hangs() {
 		w.after(readTimeout, func() { finish(rotation.ReadFailed{}) })
 		return
 	}
 	w.after(d/2, func() {
-		i, ok := w.source.give()
-		until := time.Duration(0)
-		if ok && w.Config.Kind == rotation.LoginTokens {
-			until = w.truth() + w.Lease
-		}
+		i, until, ok := w.outside.Give()
 		w.after(d/2, func() {
 			if !ok {
 				finish(rotation.ReadFailed{})
@@ -280,10 +276,10 @@ func (s *shell) read(afresh bool, then func()) {
 // found makes an event of what was read.
 func (s *shell) found(i int, until time.Duration, at uint64) rotation.CredentialRead {
 	w := s.w
-	l := w.source.logins[i]
+	user := w.outside.User(i)
 	key := fmt.Sprint("login ", i)
 	if w.Config.Kind == rotation.LoginTokens {
-		key = fmt.Sprint("user ", l.user)
+		key = fmt.Sprint("user ", user)
 	}
 	id := s.versions[key]
 	if id == 0 {
@@ -292,8 +288,8 @@ func (s *shell) found(i int, until time.Duration, at uint64) rotation.Credential
 		s.versions[key] = id
 	}
 	s.latest[id] = token{i, until}
-	ev := rotation.CredentialRead{Version: id, User: l.user, Epoch: at}
-	if end := max(l.end, until); end > 0 {
+	ev := rotation.CredentialRead{Version: id, User: user, Epoch: at}
+	if end := max(w.outside.End(i), until); end > 0 {
 		ev.NotAfter = epoch.Add(end)
 	}
 	return ev
@@ -307,45 +303,44 @@ func (s *shell) ownLogin(l rotation.Login) {
 		v := w.core.Bind(l.Session, w.clock())
 		if v != 0 {
 			w.books.ownLogin()
-			s.login(l.Session, v, l.Purpose != rotation.Replace && l.Purpose != rotation.Refill, forever, func(*conn, outcome) {})
+			s.login(l.Session, v, l.Purpose != rotation.Replace && l.Purpose != rotation.Refill, forever, func(*conn, Outcome) {})
 		}
 		s.step(rotation.Tick{})
 	})
 }
 
 // login logs in at the server. A probe query goes with it if that is called for.
-func (s *shell) login(id rotation.SessionID, v rotation.VersionID, probe bool, deadline time.Duration, done func(*conn, outcome)) {
+func (s *shell) login(id rotation.SessionID, v rotation.VersionID, probe bool, deadline time.Duration, done func(*conn, Outcome)) {
 	w := s.w
 	c := &conn{id: id, version: v, token: s.latest[v], began: w.now, loggingIn: true, alive: true}
 	s.conns[id] = c
 	w.books.login(c)
 	d := w.between(2*ms, 20*ms)
-	if w.server.slow > 0 {
-		d = w.server.slow
+	if slow := w.outside.Slow(); slow > 0 {
+		d = slow
 	}
-	var out outcome
-	l := w.source.logins[c.token.login]
-	w.after(d/2, func() { out = w.answer(l, c.token.until) })
-	over := func(ev rotation.Event, out outcome) {
+	var out Outcome
+	w.after(d/2, func() { out = w.outside.Answer(c.token.login, c.token.until) })
+	over := func(ev rotation.Event, out Outcome) {
 		if !c.loggingIn {
 			return
 		}
 		c.loggingIn = false
 		w.books.loggedIn(c)
-		if out != succeeds {
+		if out != Succeeds {
 			c.alive = false
 			delete(s.conns, id)
 		}
 		s.step(ev)
 		done(c, out)
 	}
-	c.abort = func() { over(rotation.LoginAbandoned{Session: id}, refuses) }
+	c.abort = func() { over(rotation.LoginAbandoned{Session: id}, Refuses) }
 	if limit := min(deadline, w.now+loginTimeout); limit < w.now+d {
 		w.after(limit-w.now, func() {
 			if limit == deadline {
-				over(rotation.LoginAbandoned{Session: id}, fails)
+				over(rotation.LoginAbandoned{Session: id}, Fails)
 			} else {
-				over(rotation.LoginFailed{Session: id}, fails)
+				over(rotation.LoginFailed{Session: id}, Fails)
 			}
 		})
 		return
@@ -353,14 +348,14 @@ func (s *shell) login(id rotation.SessionID, v rotation.VersionID, probe bool, d
 	w.after(d, func() {
 		switch {
 		case !c.loggingIn:
-		case out == refuses || out == unclearly:
+		case out == Refuses || out == RefusesUnclearly:
 			w.books.refused(c)
-			over(rotation.LoginRefused{Session: id, Ambiguous: out == unclearly}, out)
-		case out != succeeds:
+			over(rotation.LoginRefused{Session: id, Ambiguous: out == RefusesUnclearly}, out)
+		case out != Succeeds:
 			over(rotation.LoginFailed{Session: id}, out)
 		default:
 			w.books.succeeded(c)
-			over(rotation.LoginSucceeded{Session: id}, succeeds)
+			over(rotation.LoginSucceeded{Session: id}, Succeeds)
 		}
 	})
 }
@@ -376,13 +371,13 @@ func (s *shell) ask(a rotation.Ask) {
 	if c != nil && c.alive {
 		a.Version = c.version
 		answer = rotation.Lives
-		if w.truth() >= w.source.logins[c.token.login].dropped {
+		if w.outside.Dropped(c.token.login) {
 			answer = rotation.Refuses
 		}
 	}
-	took := w.upTo(300 * ms)
-	if w.server.slow > 0 {
-		took = w.server.slow
+	took := w.UpTo(300 * ms)
+	if slow := w.outside.Slow(); slow > 0 {
+		took = slow
 	}
 	w.after(took, func() { s.step(rotation.Asked{Ask: a, Answer: answer}) })
 }
@@ -437,11 +432,11 @@ func (s *shell) try(c *caller) {
 		s.step(rotation.Tick{})
 		look := w.jitter()
 		if v.Check {
-			look += w.upTo(100 * ms)
+			look += w.UpTo(100 * ms)
 		}
 		w.after(look, func() { s.hand(c, s.conns[v.Session], v.Session) })
 	case rotation.LogIn:
-		s.login(v.Session, v.Version, false, c.deadline, func(x *conn, out outcome) { s.loggedIn(c, x, out) })
+		s.login(v.Session, v.Version, false, c.deadline, func(x *conn, out Outcome) { s.loggedIn(c, x, out) })
 		s.step(rotation.Tick{})
 	case rotation.Wait:
 		s.step(rotation.Tick{})
@@ -458,14 +453,14 @@ func (s *shell) try(c *caller) {
 	}
 }
 
-func (s *shell) loggedIn(c *caller, x *conn, out outcome) {
+func (s *shell) loggedIn(c *caller, x *conn, out Outcome) {
 	w := s.w
 	switch out {
-	case succeeds:
+	case Succeeds:
 		s.hand(c, x, x.id)
-	case refuses, unclearly:
+	case Refuses, RefusesUnclearly:
 		s.readFor(c, true)
-	case isFull:
+	case IsFull:
 		if until, ok := w.core.Full(w.clock()); ok {
 			s.count(c, true)
 			s.wait(c, until)
@@ -518,7 +513,7 @@ func (s *shell) wait(c *caller, until rotation.Instant) {
 // look has a caller who waits Choose again.
 func (s *shell) look(c *caller) {
 	c.waits++
-	s.w.after(s.w.upTo(100*time.Microsecond), func() { s.try(c) })
+	s.w.after(s.w.UpTo(100*time.Microsecond), func() { s.try(c) })
 }
 
 func (s *shell) finish(c *caller, x *conn, err error) {
@@ -547,5 +542,5 @@ func (s *shell) hand(c *caller, x *conn, id rotation.SessionID) {
 	}
 	x.pool = c.pool
 	wait := c.pool.line.HandedOut(id, w.clock().Mono)
-	w.after(wait+w.upTo(1500*time.Microsecond), func() { s.finish(c, x, nil) })
+	w.after(wait+w.UpTo(1500*time.Microsecond), func() { s.finish(c, x, nil) })
 }

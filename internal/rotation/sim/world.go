@@ -12,13 +12,12 @@ import (
 type world struct {
 	queue
 	Schedule
-	random *rand.Rand
-	core   *rotation.State
-	server server
-	source source
-	shell  shell
-	pools  []*pool
-	books  books
+	random  *rand.Rand
+	core    *rotation.State
+	outside *Outside
+	shell   shell
+	pools   []*pool
+	books   books
 
 	asleep  time.Duration // how long the machine has slept in all: by so much its monotonic clock is late
 	set     time.Duration // by how much the wall clock is wrong
@@ -54,7 +53,8 @@ func Run(s Schedule, trace bool) (r Result) {
 		}
 	}
 	w.books.init(w)
-	w.source.init(w)
+	w.outside = NewOutside(s, w)
+	w.outside.Tells = w.tells
 	w.shell.init(w)
 	for i, p := range s.Pools {
 		w.pools = append(w.pools, newPool(w, rotation.PoolID(i+1), p))
@@ -77,7 +77,8 @@ const closing = loginTimeout + 2*readTimeout + sec
 // close closes the connector and its pools.
 func (w *world) close() {
 	w.books.shut = true
-	w.server, w.source.hangs, w.quiet = server{}, 0, forever
+	w.outside.Calm()
+	w.quiet = forever
 	w.shell.step(rotation.Closed{})
 	for _, p := range w.pools {
 		if !p.closed {
@@ -85,7 +86,7 @@ func (w *world) close() {
 		}
 		for _, c := range p.conns {
 			if c.inUse {
-				w.after(w.upTo(sec), func() { w.shell.end(c) })
+				w.after(w.UpTo(sec), func() { w.shell.end(c) })
 			}
 		}
 	}
@@ -96,12 +97,23 @@ func (w *world) clock() rotation.Now {
 	return rotation.Now{Mono: rotation.Instant(w.now + 1), Wall: epoch.Add(w.now + w.asleep + w.set)}
 }
 
-// truth is the server's time, which doesn't stop.
-func (w *world) truth() time.Duration { return w.now + w.asleep }
+// Truth is the server's time, which doesn't stop.
+func (w *world) Truth() time.Duration { return w.now + w.asleep }
+
+// After has something done in d.
+func (w *world) After(d time.Duration, f func()) { w.after(d, f) }
+
+// tells has a source that tells of changes do so.
+func (w *world) tells() {
+	if w.Config.Notified {
+		w.after(w.jitter(), func() { w.shell.read(false, func() {}) })
+	}
+}
 
 var epoch = time.Unix(1_800_000_000, 0).UTC() //nolint:gochecknoglobals // a constant
 
-func (w *world) upTo(d time.Duration) time.Duration { return w.between(0, d) }
+// UpTo is a time by chance.
+func (w *world) UpTo(d time.Duration) time.Duration { return w.between(0, d) }
 
 func (w *world) between(from, to time.Duration) time.Duration {
 	if to <= from {
@@ -113,50 +125,19 @@ func (w *world) between(from, to time.Duration) time.Duration {
 // jitter is how late something is done: mostly little.
 func (w *world) jitter() time.Duration {
 	if w.random.IntN(20) == 0 {
-		return w.upTo(20 * ms)
+		return w.UpTo(20 * ms)
 	}
-	return w.upTo(ms)
+	return w.UpTo(ms)
 }
 
 // make has a move happen.
 func (w *world) make(m Move) {
 	w.trace("MOVE %v for %v by %v n %d", m.Kind, m.For, m.By, m.N)
 	w.books.move(m)
-	over := func(f func()) { w.after(m.For, f) }
-	srv, src := &w.server, &w.source
+	if w.outside.Make(m) {
+		return
+	}
 	switch m.Kind {
-	case Rotate, RotateDud, Back, Renew, DropOld, DropCurrent:
-		w.rotate(m)
-	case SourceFails:
-		src.fails++
-		over(func() { src.fails-- })
-	case SourceSlow:
-		src.slow++
-		over(func() { src.slow-- })
-	case SourceHangs:
-		src.hangs++
-		over(func() { src.hangs-- })
-	case Restless:
-		src.restless, src.accepted = true, m.N == 1
-		over(func() { src.restless = false; src.settle() })
-	case Flaps:
-		src.flaps++
-		over(func() { src.flaps-- })
-	case ServerDown:
-		srv.down++
-		over(func() { srv.down-- })
-	case ServerSlow:
-		srv.slow = m.By
-		over(func() { srv.slow = 0 })
-	case ServerFull:
-		srv.full++
-		over(func() { srv.full-- })
-	case Refusing:
-		srv.refusing++
-		over(func() { srv.refusing-- })
-	case Unclear:
-		srv.unclear++
-		over(func() { srv.unclear-- })
 	case Suspend:
 		w.asleep += m.For
 	case WallStep:
@@ -181,7 +162,7 @@ func (w *world) disturb(m Move) {
 		}
 	case Burst:
 		for range m.N {
-			w.after(w.upTo(5*ms), func() { p.query(w.now+10*sec, w.between(ms, 40*ms), false, func() {}) })
+			w.after(w.UpTo(5*ms), func() { p.query(w.now+10*sec, w.between(ms, 40*ms), false, func() {}) })
 		}
 	case Impatient:
 		for i := range m.N {

@@ -1,0 +1,81 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
+
+// Excuses are the times at which queries may fail.
+type Excuses struct {
+	Schedule
+	spans    []span
+	episodes int // of refusals
+}
+
+type span struct{ from, to time.Duration }
+
+// Move notes what a move excuses, and for how long.
+func (e *Excuses) Move(m Move, now time.Duration) {
+	if lasts := e.lasts(m); lasts > 0 {
+		e.spans = append(e.spans, span{now, now + lasts})
+	}
+}
+
+// lasts returns for how long a move excuses failures.
+func (e *Excuses) lasts(m Move) time.Duration {
+	place := e.Config.Kind == rotation.InPlace
+	switch m.Kind {
+	case Rotate:
+		if !place && m.By <= 0 {
+			return 0
+		}
+		e.episodes++
+		if e.episodes > 1 || e.Lease > 0 {
+			return 14 * sec // callers have waited before, and that counts; and a lease doesn't wait
+		}
+		return 0
+	case RotateDud, Back:
+		e.episodes++
+		switch {
+		case place:
+			return m.For + 12*sec
+		case m.Kind == RotateDud && (m.For > 3*sec || e.episodes > 1):
+			return 14 * sec
+		}
+		return 0
+	case Renew, Burst, Impatient, Resize, Hold, Keep, ClosePool, Quiet:
+		return 0
+	case DropOld, Suspend:
+		return 12 * sec
+	case WallStep:
+		if e.Lease > 0 {
+			return Length
+		}
+		return 3 * sec
+	case Crash:
+		return sec
+	case SourceFails, SourceSlow, SourceHangs:
+		return m.For + 9*sec
+	case Unclear:
+		e.episodes++
+		return m.For + 3*sec
+	case ServerDown, ServerFull:
+		return m.For + 2*sec
+	case ServerSlow:
+		return m.For + m.By + 2*sec
+	default:
+		e.episodes++
+		return m.For + 14*sec
+	}
+}
+
+// Excused reports whether what went on from then till then may have failed.
+func (e *Excuses) Excused(from, to time.Duration) bool {
+	for _, s := range e.spans {
+		if from < s.to && s.from <= to {
+			return true
+		}
+	}
+	return false
+}
