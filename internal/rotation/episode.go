@@ -138,7 +138,9 @@ func (s *State) succeeded(x *session, now Now) {
 	if v.refusedAt != 0 && x.began >= v.refusedAt {
 		v.refusedAt, v.dead, v.gone = 0, false, false
 	}
-	if !x.latest {
+	// One that is no longer the latest says nothing for a latest that is known to be
+	// refused: the source may go back and forth between the two.
+	if c := s.current(); !x.latest || s.ep.on && v != c && c.refusedAt != 0 {
 		s.fall, s.ep.helped = fallback{}, now.Mono
 		if !v.dead {
 			v.provenAt = now.Mono

@@ -338,6 +338,36 @@ func TestASourceThatAlternates(t *testing.T) {
 	}
 }
 
+// A login that was the latest's when it began doesn't end the refusals of what is the latest
+// by now.
+func TestASuccessOfTheLastLatestEndsNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		known bool // that the latest is refused
+	}{{"the latest is new", false}, {"it is known to be refused", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, overlapping())
+			r.connect()
+			r.read(2)
+			r.refuse(r.own(Prove))
+			r.read(1) // it comes back, and is asked about
+			login := r.own(Prove)
+			if tt.known {
+				r.read(2)
+			} else {
+				r.read(3)
+			}
+			r.ok(login)
+			if r.s.ep.on != tt.known {
+				t.Errorf("refusing %v, want %v", r.s.ep.on, tt.known)
+			}
+			if v := r.choose(); tt.known && v.Kind == LogIn && v.Version == 2 {
+				t.Errorf("a caller is told to log in with what is refused")
+			}
+		})
+	}
+}
+
 // Predecessors that are refused share one backoff.
 func TestPredecessorsThatAreRefusedShareAFloor(t *testing.T) {
 	cfg := overlapping()

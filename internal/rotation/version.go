@@ -196,7 +196,7 @@ func (s *State) usable(v *version, now Now) bool {
 	case InPlace:
 		return !s.cfg.NoFallback && v == s.versions[1] && !s.current().proven && !v.gone
 	case LoginTokens:
-		return true
+		return v.refusedAt == 0 // there won't be another token for it
 	default:
 		return end.Instant(now).Sub(now.Mono) > s.cfg.MaxInUse
 	}

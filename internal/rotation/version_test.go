@@ -59,6 +59,7 @@ func TestWhichVersionsAreUsable(t *testing.T) {
 		end    time.Time // of the first one
 		proven bool
 		dead   bool
+		no     bool // its last login was refused
 		second bool // a successor comes at once
 		third  bool // and another one
 		proof  bool // the latest one has worked
@@ -82,6 +83,8 @@ func TestWhichVersionsAreUsable(t *testing.T) {
 		{name: "in place, not the immediate one", cfg: inPlace(), proven: true, second: true, third: true},
 		{name: "in place, without fallback", cfg: func() Config { c := inPlace(); c.NoFallback = true; return c }(), proven: true, second: true},
 		{name: "tokens of another user", cfg: loginTokens(), end: in(sec), proven: true, second: true, after: sec - 1, usable: true},
+		{name: "tokens of another user, whose last one was refused", cfg: loginTokens(), proven: true, no: true, second: true},
+		{name: "of the latest user", cfg: loginTokens(), proven: true, no: true, usable: true},
 		{name: "and their end", cfg: loginTokens(), end: in(sec), proven: true, second: true, after: sec},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -92,6 +95,9 @@ func TestWhichVersionsAreUsable(t *testing.T) {
 				r.connect() // so that it is remembered
 			}
 			v.proven, v.dead = tt.proven, tt.dead
+			if tt.no {
+				v.refusedAt = r.now.Mono
+			}
 			if tt.second {
 				r.read(2)
 			}

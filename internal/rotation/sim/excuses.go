@@ -41,7 +41,7 @@ func (e *Excuses) lasts(m Move) time.Duration {
 		case place:
 			return m.For + 12*sec
 		case m.Kind == RotateDud && (m.For > 3*sec || e.episodes > 1):
-			return 14 * sec
+			return m.For + 12*sec // the last step of the backoff, and a little
 		}
 		return 0
 	case Renew, Burst, Impatient, Resize, Hold, Keep, ClosePool, Quiet:
