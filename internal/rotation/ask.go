@@ -148,6 +148,9 @@ func (s *State) planAsk(now Now) (wake Instant) {
 	case askIdle:
 		s.put(Ask{How: OnIdle, Version: c.id, Began: now.Mono})
 	case askSpare:
+		if _, ready := s.room(); !ready {
+			return Never // what isn't ready brings us back: a spare that is asked is no readier
+		}
 		if x := s.youngestSpare(now); x != nil && x.v == c {
 			s.move(x, Asking, NotRetired, now)
 			s.put(Ask{How: OnSpare, Version: c.id, Session: x.id, Began: now.Mono})

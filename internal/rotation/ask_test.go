@@ -192,6 +192,25 @@ func TestTheCurrentRoleIsAskedAfterOnASpare(t *testing.T) {
 
 // Nobody asks after the role of a pool that isn't used, but every ten minutes; whether it is
 // used is looked at once a minute at the most.
+// A spare that is asked can't be handed out: not while another session of the connector's
+// own isn't ready either, or callers would find neither and log in beside the two.
+func TestASpareIsNotAskedDuringALoginOfOurOwn(t *testing.T) {
+	r := newRig(t, withQuestions())
+	for _, id := range r.fill(3)[:2] { // so that there is room
+		r.end(id)
+	}
+	r.step(Waiting{N: 1}) // somebody wants spares
+	spare := r.s.newSession(r.s.versions[0], Replace, nil, r.now)
+	r.s.move(spare, Spare, NotRetired, r.now)
+	login := r.s.newSession(r.s.versions[0], Replace, nil, r.now)
+	r.after(20 * sec)
+	r.step(PoolUsed{Pool: thePool})
+	r.step(Asked{Ask: r.fx.Asks[0], Answer: Unanswered})
+	r.state(spare.id, Spare)
+	r.fail(login.id)
+	r.state(spare.id, Asking)
+}
+
 func TestAnUnusedPoolIsLeftAlone(t *testing.T) {
 	r := newRig(t, withQuestions())
 	r.connect()

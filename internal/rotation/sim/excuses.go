@@ -56,6 +56,9 @@ func (e *Excuses) lasts(m Move) time.Duration {
 	case Crash:
 		return sec
 	case SourceFails, SourceSlow, SourceHangs:
+		if e.episodes > 0 {
+			return m.For + 12*sec
+		}
 		return m.For + 9*sec
 	case Unclear:
 		e.episodes++
