@@ -176,12 +176,12 @@ var ErrClosed = errors.New("sqlrotate: connector is closed")
 type Connector struct {
 	cfg        Config
 	dial       DialFunc
-	sourceName string // if it has one
-	clock      rotation.Clock
-	window     WindowStats   // in force
-	lifetime   time.Duration // of the pools' connections while none is singled out
-	deadlines  *deadlines    // of the versions that have sessions
-	notices    *notices      // log lines and callbacks
+	sourceName string              // if it has one
+	now        func() rotation.Now // reads both clocks
+	window     WindowStats         // in force
+	lifetime   time.Duration       // of the pools' connections while none is singled out
+	deadlines  *deadlines          // of the versions that have sessions
+	notices    *notices            // log lines and callbacks
 
 	plain, refresh sharedReader // of the source
 	calls          *calls       // of what was handed in
@@ -245,10 +245,11 @@ func New(cfg Config) (*Connector, error) {
 	if err != nil {
 		return nil, err
 	}
+	clock := rotation.NewClock(time.Now())
 	c := &Connector{
 		cfg:      cfg,
 		dial:     cfg.Dial,
-		clock:    rotation.NewClock(time.Now()),
+		now:      func() rotation.Now { return clock.Now(time.Now()) },
 		wake:     make(chan struct{}, 1),
 		changed:  make(chan struct{}),
 		rules:    rotation.New(rules),
@@ -271,7 +272,7 @@ func New(cfg Config) (*Connector, error) {
 		c.sourceName = s.String()
 	}
 	c.ctx, c.close = context.WithCancel(context.Background())
-	c.deadlines = newDeadlines(c.expire, c.now)
+	c.deadlines = newDeadlines(c.expire, func() rotation.Now { return c.now() })
 	c.plain.read, c.refresh.read = c.readSource, c.refreshSource
 	c.plain.tasks, c.refresh.tasks = &c.tasks, &c.tasks
 	c.calls = newCalls(&c.tasks, cfg.loginTimeout())

@@ -31,6 +31,11 @@ type fakeServer struct {
 	peak     int
 	logins   []fakeLogin // attempts
 	opened   func()      // called after each login that succeeds
+
+	// What is asked in place of the above, if it isn't nil.
+	takes func() time.Duration   // latency
+	judge func(Credential) error // roles and down
+	runs  func(*fakeConn) error  // roles and broken
 }
 
 type fakeLogin struct {
@@ -117,23 +122,30 @@ func (s *fakeServer) login(ctx context.Context, cred Credential, dial DialFunc) 
 	s.mu.Lock()
 	latency := s.latency
 	s.mu.Unlock()
+	if s.takes != nil {
+		latency = s.takes()
+	}
 	_ = nc.SetReadDeadline(time.Now().Add(latency)) // a read that nobody answers: the login's round trips
-	if _, err := nc.Read(make([]byte, 1)); closed(err) {
+	if _, err := nc.Read(make([]byte, 1)); lost(err) {
 		return nil, err
 	}
 	_ = nc.SetReadDeadline(time.Time{})
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err = s.down
-	if pw, ok := s.roles[cred.Username]; err == nil && (!ok || pw != cred.Password.Reveal()) {
-		err = stateError("28P01")
+	if s.judge != nil {
+		err = s.judge(cred)
+	} else {
+		err = s.down
+		if pw, ok := s.roles[cred.Username]; err == nil && (!ok || pw != cred.Password.Reveal()) {
+			err = stateError("28P01")
+		}
 	}
 	s.logins = append(s.logins, fakeLogin{time.Now(), cred.Username, cred.Password.Reveal(), err == nil})
 	if err != nil {
 		return nil, err
 	}
-	c := &fakeConn{server: s, user: cred.Username, nc: nc, born: time.Now()}
+	c := &fakeConn{server: s, user: cred.Username, pass: cred.Password.Reveal(), nc: nc, born: time.Now()}
 	s.sessions[c] = true
 	s.peak = max(s.peak, len(s.sessions))
 	return c, nil
@@ -148,17 +160,31 @@ func (s *fakeServer) Refused(err error) bool { return anySQLState(err, credentia
 // dial is a Config.Dial: the server's end of the pipe watches for the close.
 func (s *fakeServer) dial(context.Context, string, string) (net.Conn, error) {
 	client, server := net.Pipe()
+	l := &fakeLink{Conn: client, far: server}
 	go func() {
 		_, _ = server.Read(make([]byte, 1))
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for c := range s.sessions {
-			if k, ok := c.nc.(*socket); ok && k.Conn == client {
+			if c.link() == l {
 				delete(s.sessions, c)
 			}
 		}
 	}()
-	return client, nil
+	return l, nil
+}
+
+// fakeLink is the client's end of a connection.
+type fakeLink struct {
+	net.Conn
+	far  net.Conn
+	shut atomic.Bool // by the client
+}
+
+// Close closes the connection.
+func (l *fakeLink) Close() error {
+	l.shut.Store(true)
+	return l.Conn.Close()
 }
 
 // openerFunc lets a test get in the way of logins.
@@ -176,9 +202,20 @@ func (o *openerFunc) Open(ctx context.Context, cred Credential, dial DialFunc) (
 type fakeConn struct {
 	server *fakeServer
 	user   string
+	pass   string
 	nc     net.Conn
 	born   time.Time
 	silent bool // its packets are lost without a word
+	closed atomic.Bool
+}
+
+// link returns the connection's end of the network, or nil if it was not dialled here.
+func (c *fakeConn) link() *fakeLink {
+	if k, ok := c.nc.(*socket); ok {
+		l, _ := k.Conn.(*fakeLink)
+		return l
+	}
+	return nil
 }
 
 func (c *fakeConn) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrUnsupported }
@@ -188,6 +225,7 @@ func (c *fakeConn) Close() error {
 	closing := c.server.closing
 	c.server.mu.Unlock()
 	time.Sleep(closing)
+	c.closed.Store(true)
 	c.server.set(func(s *fakeServer) { delete(s.sessions, c) })
 	return c.nc.Close()
 }
@@ -207,14 +245,16 @@ func (c *fakeConn) alive() error {
 	}
 	_, err := c.nc.Read(make([]byte, 1))
 	_ = c.nc.SetReadDeadline(time.Time{})
-	if closed(err) || errors.Is(err, io.EOF) {
+	if lost(err) {
 		return driver.ErrBadConn
 	}
 	return nil
 }
 
-// closed reports whether err is that of a connection that was closed at this end.
-func closed(err error) bool { return errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) }
+// lost reports whether err is that of a connection that was closed at either end.
+func lost(err error) bool {
+	return errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF)
+}
 
 // QueryContext understands any query, takes as long as one that parses as a
 // duration, and fails for a role that is gone or broken.
@@ -226,9 +266,15 @@ func (c *fakeConn) QueryContext(ctx context.Context, query string, _ []driver.Na
 		_ = c.nc.SetReadDeadline(time.Now().Add(d))
 		_, err := c.nc.Read(make([]byte, 1))
 		_ = c.nc.SetReadDeadline(time.Time{})
-		if closed(err) {
+		if lost(err) {
 			return nil, fmt.Errorf("fake server: connection lost during a query: %w", err)
 		}
+	}
+	if c.server.runs != nil {
+		if err := c.server.runs(c); err != nil {
+			return nil, err
+		}
+		return noRows{}, nil
 	}
 	c.server.mu.Lock()
 	defer c.server.mu.Unlock()

@@ -9,9 +9,6 @@ import (
 	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
-// now reads both clocks.
-func (c *Connector) now() rotation.Now { return c.clock.Now(time.Now()) }
-
 // step tells the rules what has happened.
 func (c *Connector) step(ev rotation.Event) {
 	c.mu.Lock()

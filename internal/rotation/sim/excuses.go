@@ -11,14 +11,27 @@ type Excuses struct {
 	Schedule
 	spans    []span
 	episodes int // of refusals
+	quiet    time.Duration
 }
 
 type span struct{ from, to time.Duration }
 
 // Move notes what a move excuses, and for how long.
 func (e *Excuses) Move(m Move, now time.Duration) {
+	from := now
+	if e.Config.Kind == rotation.LoginTokens { // they are read at logins only: nothing is learnt while nobody asks
+		if m.Kind == Quiet {
+			e.quiet = max(e.quiet, now+m.For)
+			for i := range e.spans {
+				if e.spans[i].to > now {
+					e.spans[i].to += m.For
+				}
+			}
+		}
+		from = max(now, e.quiet)
+	}
 	if lasts := e.lasts(m); lasts > 0 {
-		e.spans = append(e.spans, span{now, now + lasts})
+		e.spans = append(e.spans, span{now, from + lasts})
 	}
 }
 

@@ -13,7 +13,6 @@ const forever = time.Duration(1) << 60
 type Outside struct {
 	Schedule
 	Host
-	Tells func() // called when the source has something else to give
 
 	logins                        []*login
 	latest, last                  int // of logins
@@ -32,6 +31,7 @@ type Host interface {
 	Truth() time.Duration               // the server's time, which doesn't stop while the connector's machine sleeps
 	After(d time.Duration, f func())    // has f called in d
 	UpTo(d time.Duration) time.Duration // a time by chance
+	Tells()                             // the source has something else to give
 }
 
 // login is a user and a password. Times are the server's.
@@ -56,7 +56,7 @@ const (
 
 // NewOutside returns a server and a source that has a first login to give.
 func NewOutside(s Schedule, h Host) *Outside {
-	o := &Outside{Schedule: s, Host: h, Tells: func() {}}
+	o := &Outside{Schedule: s, Host: h}
 	o.publish(&login{user: o.newUser(), to: forever, dropped: forever}, 0)
 	return o
 }
@@ -201,9 +201,7 @@ func (o *Outside) rotate(m Move) {
 	cur, now := o.logins[o.latest], o.Truth()
 	switch m.Kind {
 	case Renew:
-		if cur.end > now {
-			cur.end = now + o.Lease
-			cur.to, cur.dropped = cur.end, cur.end
+		if o.renew(cur) {
 			o.Tells()
 		}
 		return
@@ -240,6 +238,7 @@ func (o *Outside) rotate(m Move) {
 			return func() {
 				if o.latest == from {
 					o.last, o.latest = from, to
+					o.renew(o.logins[to])
 					o.Tells()
 				}
 			}
@@ -250,6 +249,17 @@ func (o *Outside) rotate(m Move) {
 		o.After(lag+m.For, back(i, old))
 		o.After(lag+2*m.For, func() { o.back--; back(old, i)() })
 	}
+}
+
+// renew renews a login's lease, if it has one that isn't over.
+func (o *Outside) renew(l *login) bool {
+	now := o.Truth()
+	if l.end <= now {
+		return false
+	}
+	l.end = now + o.Lease
+	l.to, l.dropped = l.end, l.end
+	return true
 }
 
 // supersede gives a login its end, a little after the one that the window promises.

@@ -54,7 +54,6 @@ func Run(s Schedule, trace bool) (r Result) {
 	}
 	w.books.init(w)
 	w.outside = NewOutside(s, w)
-	w.outside.Tells = w.tells
 	w.shell.init(w)
 	for i, p := range s.Pools {
 		w.pools = append(w.pools, newPool(w, rotation.PoolID(i+1), p))
@@ -103,8 +102,8 @@ func (w *world) Truth() time.Duration { return w.now + w.asleep }
 // After has something done in d.
 func (w *world) After(d time.Duration, f func()) { w.after(d, f) }
 
-// tells has a source that tells of changes do so.
-func (w *world) tells() {
+// Tells has a source that tells of changes do so.
+func (w *world) Tells() {
 	if w.Config.Notified {
 		w.after(w.jitter(), func() { w.shell.read(false, func() {}) })
 	}
