@@ -265,6 +265,7 @@ func (s *stage) trace() *Trace {
 		time.Sleep(s.between(0, 20*time.Millisecond))
 	}
 	return &Trace{
+		Login: func(LoginInfo) { look() },
 		Closed: func(VersionStats, CloseReason, time.Duration) {
 			look()
 			s.mu.Lock()
@@ -302,7 +303,7 @@ func (s *stage) open(ctx context.Context, _ int, cred Credential, dial DialFunc)
 	s.books.begun++
 	s.mu.Unlock()
 	if now := s.c.now().Wall; !cred.NotAfter.IsZero() && now.Sub(cred.NotAfter) > 25*time.Millisecond {
-		s.Errorf("%v: a login of %s begins %v after its NotAfter", s.now(), cred.Username, now.Sub(cred.NotAfter))
+		s.bad("a login of %s begins %v after its NotAfter", cred.Username, now.Sub(cred.NotAfter))
 	}
 	conn, err := s.server.Open(ctx, cred, dial)
 	s.say("login of %s: %v", cred.Username, err)
@@ -314,6 +315,13 @@ func (s *stage) open(ctx context.Context, _ int, cred Credential, dial DialFunc)
 		s.books.refused++
 	}
 	return conn, err
+}
+
+// bad fails the test, with what is found first.
+func (s *stage) bad(format string, args ...any) {
+	if !s.Failed() {
+		s.Errorf("seed %d: %.4f: "+format, append([]any{s.Seed, s.now().Seconds()}, args...)...)
+	}
 }
 
 // say says what happens, if anybody wants to know.
@@ -505,10 +513,10 @@ func (s *stage) query(p *stagedPool, patience, hold time.Duration, impatient boo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	odd := slices.ContainsFunc(s.odd, func(at time.Duration) bool { return at >= began })
-	if err == nil || impatient && gaveUp || s.shut || s.Failed() || p.isClosed() || odd || s.excuses.Excused(began, s.now()) {
+	if err == nil || impatient && gaveUp || s.shut || p.isClosed() || odd || s.excuses.Excused(began, s.now()) {
 		return
 	}
-	s.Errorf("%v: a query that began %v ago fails: %v", s.now(), s.now()-began, err)
+	s.bad("a query that began %v ago fails: %v", s.now()-began, err)
 }
 
 func (w *stagedPool) isClosed() bool {
@@ -650,22 +658,22 @@ func (s *stage) compareSessions() {
 		v := s.c.book.get(x.Version)
 		switch {
 		case x.State == rotation.NoSession:
-			s.Errorf("%v: session %d of %s is open, and not on the core's books", s.now(), id, conn.user)
+			s.bad("session %d of %s is open, and not on the core's books", id, conn.user)
 		case v == nil:
-			s.Errorf("%v: session %d is of version %d, of which nothing is known", s.now(), id, x.Version)
+			s.bad("session %d is of version %d, of which nothing is known", id, x.Version)
 		case v.cred.Username != conn.user || s.Config.Kind != rotation.LoginTokens && v.cred.Password.Reveal() != conn.pass:
-			s.Errorf("%v: session %d has logged in as %s, and by the core's books as %s", s.now(), id, conn.user, v.cred.Username)
+			s.bad("session %d has logged in as %s, and by the core's books as %s", id, conn.user, v.cred.Username)
 		case over[x.Version]:
-			s.Errorf("%v: session %d outlives version %d: it is %v", s.now(), id, x.Version, x.State)
+			s.bad("session %d outlives version %d: it is %v", id, x.Version, x.State)
 		case x.Version == current && (x.Reason == rotation.Superseded || x.Reason == rotation.Revoked) && x.State.InPool():
-			s.Errorf("%v: session %d of the latest version is %v, because it is %v", s.now(), id, x.State, x.Reason)
+			s.bad("session %d of the latest version is %v, because it is %v", id, x.State, x.Reason)
 		}
 	}
 	for id := range s.c.sessions {
 		if x := s.c.rules.Session(id); x.State > rotation.LoggingIn {
 			inCore++
 			if open[id] == nil {
-				s.Errorf("%v: session %d is closed, and by the core's books it is %v", s.now(), id, x.State)
+				s.bad("session %d is closed, and by the core's books it is %v", id, x.State)
 			}
 		}
 	}
@@ -677,7 +685,7 @@ func (s *stage) compareSessions() {
 		}
 	}
 	if n != inCore {
-		s.Errorf("%v: the core has %d sessions, and the connector %d: %v", s.now(), n, inCore, states)
+		s.bad("the core has %d sessions, and the connector %d: %v", n, inCore, states)
 	}
 }
 
@@ -698,14 +706,14 @@ func (s *stage) comparePools() {
 		// A pool opens those for whom somebody waits one after the other, and counts them first;
 		// one that is closed forgets about them.
 		if n := p.Stats().OpenConnections; !p.closed && (n < has+opening || opening == 0 && n != has) {
-			s.Errorf("%v: pool %d has %d connections by its own account, was given %d and asks for %d", s.now(), p.face.id, n, has, opening)
+			s.bad("pool %d has %d connections by its own account, was given %d and asks for %d", p.face.id, n, has, opening)
 		}
 		i := slices.IndexFunc(seen.Pools, func(v rotation.PoolView) bool { return v.Pool == p.face.id })
 		if i < 0 {
 			continue
 		}
 		if n := seen.Pools[i].Sessions; n < alive || n > alive+opening || p.closed && n > alive {
-			s.Errorf("%v: pool %d has %d open connections, asks for %d, and has %d by the core's books", s.now(), p.face.id, alive, opening, n)
+			s.bad("pool %d has %d open connections, asks for %d, and has %d by the core's books", p.face.id, alive, opening, n)
 		}
 	}
 }
@@ -721,11 +729,11 @@ func (s *stage) compareCounts() {
 		}
 	}
 	if all := int(n.Logins+n.Refused+n.Failed+n.Abandoned) + underWay; all != s.books.begun {
-		s.Errorf("%v: %d logins were begun, and by the core's books %d: %d succeeded, %d refused, %d failed, %d given up, %d under way",
-			s.now(), s.books.begun, all, n.Logins, n.Refused, n.Failed, n.Abandoned, underWay)
+		s.bad("%d logins were begun, and by the core's books %d: %d succeeded, %d refused, %d failed, %d given up, %d under way",
+			s.books.begun, all, n.Logins, n.Refused, n.Failed, n.Abandoned, underWay)
 	}
 	if int(n.Logins) > len(s.books.conns) || int(n.Refused) > s.books.refused {
-		s.Errorf("%v: the server let in %d and refused %d, and by the core's books %d and %d", s.now(), len(s.books.conns), s.books.refused, n.Logins, n.Refused)
+		s.bad("the server let in %d and refused %d, and by the core's books %d and %d", len(s.books.conns), s.books.refused, n.Logins, n.Refused)
 	}
 	open, pooled, got, opening := 0, 0, 0, 0
 	for st, k := range seen.States {
@@ -738,7 +746,7 @@ func (s *stage) compareCounts() {
 	}
 	// Who naps is told late.
 	if ended := int(n.Logins) - open; ended < s.books.sessions || ended > s.books.sessions && (!s.hard.naps || s.over) {
-		s.Errorf("%v: %d logins succeeded, and %d sessions are open, but %d were said to have ended", s.now(), n.Logins, open, s.books.sessions)
+		s.bad("%d logins succeeded, and %d sessions are open, but %d were said to have ended", n.Logins, open, s.books.sessions)
 	}
 	ended := 0
 	for _, k := range n.Ended {
@@ -750,23 +758,23 @@ func (s *stage) compareCounts() {
 		p.mu.Unlock()
 	}
 	if handed := pooled + ended; handed < got || handed > got+opening {
-		s.Errorf("%v: the pools got %d connections and ask for %d, and by the core's books they have %d and had %d: %v", s.now(), got, opening, pooled, ended, n.Ended)
+		s.bad("the pools got %d connections and ask for %d, and by the core's books they have %d and had %d: %v", got, opening, pooled, ended, n.Ended)
 	}
 }
 
 // empty looks at what is left when everything is closed.
 func (s *stage) empty() {
 	if n := s.server.open(""); n > 0 {
-		s.Errorf("%d sessions are open at the server", n)
+		s.bad("%d sessions are open at the server", n)
 	}
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	if n := len(s.c.sessions); n > 0 || s.c.waiting > 0 {
-		s.Errorf("%d sessions are remembered, %d callers wait", n, s.c.waiting)
+		s.bad("%d sessions are remembered, %d callers wait", n, s.c.waiting)
 	}
 	for st, n := range s.c.rules.Snapshot(s.c.now()).States {
 		if n > 0 {
-			s.Errorf("%d sessions are %v at the end", n, rotation.SessionState(st))
+			s.bad("%d sessions are %v at the end", n, rotation.SessionState(st))
 		}
 	}
 }

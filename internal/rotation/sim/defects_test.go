@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -14,11 +15,12 @@ import (
 	"testing"
 )
 
+// defect is one that can be planted in a file: planted(N) says whether it is at work.
+type defect struct{ what, file, old, new string }
+
 // defects are planted in the core, one at a time: the simulator has to find each. They are
 // defects of books and bounds; what is a rule has its table beside it.
-var defects = []struct { //nolint:gochecknoglobals // a table
-	what, file, old, new string
-}{
+var defects = []defect{ //nolint:gochecknoglobals // a table
 	{
 		"one session too many", "room.go",
 		"return peak - len(s.byID), ready",
@@ -131,26 +133,75 @@ var defects = []struct { //nolint:gochecknoglobals // a table
 	},
 }
 
-// Each planted defect is found within 2,000 schedules. They are compiled into one program,
-// from changed copies of the core's files, and only one of them is at work at a time.
+// ledgerDefects are planted in the core and in the shell. The core can't tell the simulator
+// of them, but a server, a network and a pool can.
+var ledgerDefects = []defect{ //nolint:gochecknoglobals // a table
+	{
+		"a session is never booked out", "login.go",
+		"	c.stepLocked(rotation.Ended{Session: s.id})\n",
+		"	if !planted(N) || s.id%7 != 3 { c.stepLocked(rotation.Ended{Session: s.id}) }\n",
+	},
+	{
+		"a close is booked twice", "internal/rotation/ledger.go",
+		"		s.left(x, why, now)\n		s.counts.Ended[why]++\n	}\n",
+		"		s.left(x, why, now)\n		s.counts.Ended[why]++\n		if planted(N) && x.id%5 == 0 { s.counts.Ended[why]++ }\n	}\n",
+	},
+	{
+		"a current session is told to go", "internal/rotation/drain.go",
+		"		case x.v.outdated:\n			x.need, x.why = leaving, Superseded",
+		"		case x.v.outdated || planted(N) && x.id%11 == 5 && len(s.versions) > 1:\n			x.need, x.why = leaving, Superseded",
+	},
+	{
+		"a login that is given up is counted twice", "internal/rotation/ledger.go",
+		"	s.counts.Abandoned++\n",
+		"	s.counts.Abandoned++\n	if planted(N) { s.counts.Abandoned++ }\n",
+	},
+	{
+		"what is to be closed stays open", "loop.go",
+		"			c.tasks.start(func() { c.discard(s) })\n",
+		"			if !planted(N) || s.id%3 > 0 { c.tasks.start(func() { c.discard(s) }) }\n",
+	},
+	{
+		"what outlives its credential stays open", "deadline.go",
+		"		c.tasks.start(func() { s.expire(reason); s.abort() })\n",
+		"		if !planted(N) { c.tasks.start(func() { s.expire(reason); s.abort() }) }\n",
+	},
+}
+
+// Each planted defect is found within 2,000 schedules.
 func TestPlantedDefectsAreFound(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a while")
-	}
 	if len(defects) < 20 {
 		t.Fatalf("there are %d defects, want 20 at least", len(defects))
 	}
-	program := plant(t)
+	mustFind(t, defects, "..", ".", "-test.run=^TestSchedulesHoldTheBooks$", "-sim.n=2000", "-sim.first")
+}
+
+// Each is found in the 200 schedules that drive database/sql.
+func TestPlantedDefectsOfLedgersAreFound(t *testing.T) {
+	mustFind(t, ledgerDefects, "../../..", "../../..", "-test.run=^TestSoakLedgersAgree$")
+}
+
+// mustFind plants defects in files of a directory, and runs the tests of a package with each.
+// They are compiled into one program, from changed copies of the files, and only one of them
+// is at work at a time.
+func mustFind(t *testing.T, defects []defect, dir, pkg string, flags ...string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	program := plant(t, defects, dir, pkg)
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for i, d := range defects {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			cmd := exec.Command(program, "-test.run=^TestSchedulesHoldTheBooks$", "-sim.n=2000", "-sim.first")
-			cmd.Env = append(os.Environ(), "PLANTED="+strconv.Itoa(i+1), "GOMAXPROCS=1")
+			cmd := exec.Command(program, flags...)
+			cmd.Dir = pkg
+			cmd.Env = append(os.Environ(), "PLANTED="+strconv.Itoa(i+1), "GOMAXPROCS=1", "SQLROTATE_SOAK=")
 			out, err := cmd.CombinedOutput()
-			_, found, _ := strings.Cut(string(out), "FIRST ")
+			_, found, _ := strings.Cut(string(out), "_test.go:")
+			_, found, _ = strings.Cut(found, ": ")
 			found, _, _ = strings.Cut(found, "\n")
 			if err == nil || found == "" {
 				t.Errorf("not found: %s", d.what)
@@ -162,19 +213,19 @@ func TestPlantedDefectsAreFound(t *testing.T) {
 	wg.Wait()
 }
 
-// plant compiles this package's tests with all defects in the core.
-func plant(t *testing.T) string {
+// plant compiles a package's tests with all defects planted.
+func plant(t *testing.T, defects []defect, dir, pkg string) string {
 	t.Helper()
-	dir := t.TempDir()
-	core, err := filepath.Abs("..")
+	dir, err := filepath.Abs(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	files := map[string]string{}
 	for i, d := range defects {
-		text, ok := files[d.file]
+		name := filepath.Join(dir, d.file)
+		text, ok := files[name]
 		if !ok {
-			b, err := os.ReadFile(filepath.Join(core, d.file))
+			b, err := os.ReadFile(name)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -183,9 +234,10 @@ func plant(t *testing.T) string {
 		if n := strings.Count(text, d.old); n != 1 {
 			t.Fatalf("%s: %q is there %d times in %s", d.what, d.old, n, d.file)
 		}
-		files[d.file] = strings.Replace(text, d.old, strings.ReplaceAll(d.new, "planted(N)", "planted("+strconv.Itoa(i+1)+")"), 1)
+		files[name] = strings.Replace(text, d.old, strings.ReplaceAll(d.new, "planted(N)", "planted("+strconv.Itoa(i+1)+")"), 1)
 	}
-	files["planted.go"] = `package rotation
+	for name, text := range files {
+		files[filepath.Join(filepath.Dir(name), "planted.go")] = packageClause.FindString(text) + `
 
 import (
 	"os"
@@ -196,24 +248,28 @@ var theDefect, _ = strconv.Atoi(os.Getenv("PLANTED"))
 
 func planted(n int) bool { return n == theDefect }
 `
+	}
+	temp := t.TempDir()
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for name, text := range files {
-		changed := filepath.Join(dir, name)
+		changed := filepath.Join(temp, strconv.Itoa(len(overlay.Replace))+".go")
 		if err := os.WriteFile(changed, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		overlay.Replace[filepath.Join(core, name)] = changed
+		overlay.Replace[name] = changed
 	}
 	b, err := json.Marshal(overlay)
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, program := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "defects.test")
+	list, program := filepath.Join(temp, "overlay.json"), filepath.Join(temp, "defects.test")
 	if err := os.WriteFile(list, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", list, "-o", program, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", list, "-o", program, pkg).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return program
 }
+
+var packageClause = regexp.MustCompile(`(?m)^package \w+$`)

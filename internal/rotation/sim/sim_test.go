@@ -127,7 +127,7 @@ func (sum *tally) add(s Schedule, r Result) (goOn bool) {
 	}
 	sum.bad++
 	if *flagFirst {
-		sum.Errorf("FIRST seed %d: %s", s.Seed, r.Violation)
+		sum.Errorf("seed %d: %s", s.Seed, r.Violation)
 		return false
 	}
 	less := Shrink(s, r.Violation)
