@@ -77,7 +77,7 @@ func (e *Excuses) lasts(m Move) time.Duration {
 		e.episodes++
 		return m.For + 3*sec
 	case ServerDown, ServerFull:
-		return m.For + 2*sec
+		return m.For + 5*sec/2 // in an episode it is asked again within two seconds
 	case ServerSlow:
 		return m.For + m.By + 2*sec
 	default:
