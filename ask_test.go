@@ -1,0 +1,97 @@
+package sqlrotate
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
+
+// Who borrows an idle connection to ask after a role fails no caller, and makes them wait no
+// longer than for the question, if that: in a pool in which all connections are in use and callers
+// queue, and in one in which now and then one is idle for a moment.
+func TestBorrowingForAQuestionIsNoCallersConcern(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		workers int
+	}{{"callers queue", 20}, {"hardly any is idle", 10}} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, without := saturate(t, tt.workers, 0)
+			answered, with := saturate(t, tt.workers, 10_000)
+			t.Logf("10,000 questions, %d answered; a caller waited for %v on average, and %v without questions", answered, with, without)
+			if most := without + questionTime; with > most {
+				t.Errorf("a caller waited for %v on average, want %v at the most", with, most)
+			}
+			if answered == 0 && tt.workers <= 10 {
+				t.Error("no connection was ever borrowed: nothing is shown")
+			}
+		})
+	}
+}
+
+// questionTime is how long a fake server takes for a question.
+const questionTime = 100 * time.Microsecond
+
+// saturate has workers query a pool of ten, while it is asked so often whether the role in
+// use lives. It returns how often there was an answer, and how long callers waited for a
+// connection on average.
+func saturate(t *testing.T, workers, questions int) (answered int, wait time.Duration) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.RoleCheck = -1 })
+		r.db.SetMaxOpenConns(10)
+		r.fill(10)
+		var mu sync.Mutex // guards the next two
+		var waits, callers time.Duration
+		done := make(chan struct{})
+		var running sync.WaitGroup
+		for worker := range workers {
+			random := rand.New(rand.NewPCG(1, uint64(worker)))
+			running.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					took := time.Millisecond + time.Duration(random.Int64N(int64(5*time.Millisecond)))
+					from := time.Now()
+					if err := r.query(took.String()); err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					waits, callers = waits+time.Since(from)-took, callers+1
+					mu.Unlock()
+					if workers <= 10 { // a moment in which the connection is idle
+						time.Sleep(50 * time.Microsecond)
+					}
+				}
+			})
+		}
+		r.c.mu.Lock()
+		version := r.c.rules.Current()
+		r.c.mu.Unlock()
+		for range questions {
+			if answer := r.c.askIdle(version); answer == rotation.Lives {
+				answered++
+			} else if answer != rotation.Unanswered {
+				t.Errorf("the answer is %v", answer)
+			}
+			time.Sleep(317 * time.Microsecond)
+		}
+		if questions == 0 {
+			time.Sleep(5 * time.Second)
+		}
+		close(done)
+		running.Wait()
+		wait = waits / callers
+		if n := r.server.most(); n > 11 {
+			t.Errorf("there were %d sessions at once", n)
+		}
+	})
+	return answered, wait
+}
