@@ -111,7 +111,7 @@ func plants() map[string]string {
 		"TestServerRestartIsNotARotation":                                "login=40s",
 		"TestBusyConnectionsGoWhenTheyComeBack":                          "login=40s",
 		"TestQueryOverTheHardEndSaysWhy":                                 "login=40s",
-		"TestStandbyThatTheServerHasEndedIsNotHandedOut":                 "read=25s",
+		"TestSoakSpareThatTheServerHasEndedIsNotHandedOut":               "read=25s",
 		"TestPreparedStatementsSurviveRotations":                         "login=40s",
 		"TestRetirementsOfASaturatedPoolAreSpreadOut":                    "login=40s",
 		"TestSoakBooksBalance":                                           "login=40s",

@@ -558,45 +558,54 @@ func TestQueryOverTheHardEndSaysWhy(t *testing.T) {
 	}
 }
 
-// A standby whose session the server has ended is not handed out.
-func TestStandbyThatTheServerHasEndedIsNotHandedOut(t *testing.T) {
+// A spare whose session the server has ended in mid-drain is not handed out: the application
+// gets no driver.ErrBadConn that lib/pq alone would have spared it.
+func TestSoakSpareThatTheServerHasEndedIsNotHandedOut(t *testing.T) {
 	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.DrainTime = time.Minute })
 	s.db.SetMaxIdleConns(-1)
+	rounds, dead := 0, 0
+	for end := time.Now().Add(soakFor(t, 0)); rounds < 10 || time.Now().Before(end); rounds++ {
+		if !s.spareIsAlive() {
+			dead++
+		}
+	}
+	t.Logf("%d rounds", rounds)
+	if dead > 0 {
+		t.Errorf("%d of %d were handed out dead", dead, rounds)
+	}
+}
+
+// spareIsAlive rotates, ends the session that is ready to take the place of others, and
+// reports whether what is handed out next can be used.
+func (s *service) spareIsAlive() bool {
 	for range 5 { // connections of the old role, for the drain to prepare for
-		conn, err := s.db.Conn(t.Context())
+		conn, err := s.db.Conn(s.Context())
 		if err != nil {
-			t.Fatal(err)
+			s.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }()
 	}
-	dead := 0
-	for range 10 {
-		s.rotate()
-		var standby *session
-		s.eventually(20*time.Second, "a standby is ready", func() bool {
-			s.c.mu.Lock()
-			defer s.c.mu.Unlock()
-			for id, session := range s.c.sessions {
-				if s.c.rules.Session(id).State == rotation.Spare && session.version.cred.Username == s.role {
-					standby = session
-				}
+	s.rotate()
+	var spare *session
+	s.eventually(20*time.Second, "a spare is ready", func() bool {
+		s.c.mu.Lock()
+		defer s.c.mu.Unlock()
+		for id, session := range s.c.sessions {
+			if s.c.rules.Session(id).State == rotation.Spare && session.version.cred.Username == s.role {
+				spare = session
 			}
-			return standby != nil
-		})
-		if _, err := s.server.Terminate(t.Context(), s.role); err != nil {
-			t.Fatal(err)
 		}
-		s.eventually(20*time.Second, "its end has arrived", func() bool { return standby.peek() != peekQuiet })
-		conn, err := s.db.Conn(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.ExecContext(t.Context(), "select 1"); errors.Is(err, driver.ErrBadConn) {
-			dead++
-		}
-		_ = conn.Close()
+		return spare != nil
+	})
+	if _, err := s.server.Terminate(s.Context(), s.role); err != nil {
+		s.Fatal(err)
 	}
-	if dead > 0 {
-		t.Errorf("%d of 10 were handed out dead", dead)
+	s.eventually(20*time.Second, "its end has arrived", func() bool { return spare.peek() != peekQuiet })
+	conn, err := s.db.Conn(s.Context())
+	if err != nil {
+		s.Fatal(err)
 	}
+	defer func() { _ = conn.Close() }()
+	_, err = conn.ExecContext(s.Context(), "select 1")
+	return !errors.Is(err, driver.ErrBadConn)
 }
