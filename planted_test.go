@@ -114,6 +114,7 @@ func plants() map[string]string {
 		"TestSoakSpareThatTheServerHasEndedIsNotHandedOut":               "read=25s",
 		"TestPreparedStatementsSurviveRotations":                         "login=40s",
 		"TestRetirementsOfASaturatedPoolAreSpreadOut":                    "login=40s",
+		"TestSoakBusyPoolIsDrainedInTime":                                "login=40s",
 		"TestSoakBooksBalance":                                           "login=40s",
 		"TestFileSourceSeesEveryWayOfWriting/vault_agent_rename":         "disk=15s",
 		"TestSoakFileSourceIsNeverTorn/rename":                           "disk=15s",
