@@ -2,6 +2,7 @@ package sqlrotate
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,11 +14,13 @@ import (
 	"time"
 )
 
-// Random schedules: whatever the load, the rotations, the troubles of the source and
-// of the server, and the size of the pool, a window that holds fails no query, no
-// session is open when its role is revoked, no login is attempted afterwards, nothing
-// is retired before a successor has proven itself, and there is never more than one
-// session above those that the pool has or may have.
+// Random schedules of a quarter of an hour, with windows of minutes and all that follows
+// from them by default: whatever the load, the rotations, the troubles of the source and of
+// the server, refusals by chance, and the size of the pool, a window that holds fails no
+// query, no session is open when its role is revoked, no login is attempted afterwards,
+// nothing is retired before a successor has proven itself, and there is never more than one
+// session above those that the pool has or may have. (The simulator's schedules, which are
+// half a minute of a bad day, are played in TestSoakLedgersAgree.)
 func TestSoakRandomSchedulesKeepTheWindow(t *testing.T) {
 	t.Parallel()
 	run := func(seed uint64) {
@@ -69,6 +72,9 @@ func randomSchedule(t *testing.T, seed uint64) {
 		src.set(s.credential("v1", "p1"), nil)
 		if random.IntN(3) == 0 {
 			cfg.Source = mute(src)
+		}
+		if chance := rand.New(rand.NewPCG(seed, 1_000_000)); chance.IntN(2) == 0 {
+			cfg.Opener = &openerFunc{fakeServer: cfg.Opener.(*fakeServer), open: s.spuriously(chance)}
 		}
 	})
 	s.server.latency = oneOf(random, 5*time.Millisecond, 300*time.Millisecond, 1100*time.Millisecond)
@@ -139,6 +145,24 @@ func randomSchedule(t *testing.T, seed uint64) {
 	})
 	if got := s.c.Stats(); got.Outlived > 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// spuriously refuses a login now and then. (A server that refuses one in many all the time
+// makes callers wait: it is taken for one that changes its mind.)
+func (s *schedule) spuriously(chance *rand.Rand) func(context.Context, int, Credential, DialFunc) (driver.Conn, error) {
+	var last time.Time
+	return func(ctx context.Context, _ int, cred Credential, dial DialFunc) (driver.Conn, error) {
+		s.mu.Lock()
+		refuses := time.Since(last) > time.Minute && chance.IntN(25) == 0
+		if refuses {
+			last = time.Now()
+		}
+		s.mu.Unlock()
+		if refuses {
+			return nil, stateError("28P01")
+		}
+		return s.server.Open(ctx, cred, dial)
 	}
 }
 

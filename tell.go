@@ -106,17 +106,13 @@ func (c *Connector) tellEndedLocked(n rotation.Notice, now rotation.Now) {
 	if c.notices.trace.Closed == nil {
 		return
 	}
-	info, why := c.infoLocked(n.Version, now), closeReason(n.Reason)
-	if n.Reason == rotation.Neighbour && info.Current {
-		why = CloseOther // it went with one that was superseded
-	}
-	c.notices.closed(info, why, n.Took)
+	c.notices.closed(c.infoLocked(n.Version, now), closeReason(n.Reason), n.Took)
 }
 
 // closeReason says why a connection was closed, as far as users know of reasons.
 func closeReason(r rotation.Reason) CloseReason {
 	switch r {
-	case rotation.Superseded, rotation.Revoked, rotation.Neighbour:
+	case rotation.Superseded, rotation.Revoked:
 		return CloseSuperseded
 	case rotation.Aged:
 		return CloseAged
@@ -125,5 +121,5 @@ func closeReason(r rotation.Reason) CloseReason {
 	case rotation.Expired:
 		return CloseExpired
 	}
-	return CloseOther
+	return CloseOther // and one that went only because it stood below one that must go
 }

@@ -51,8 +51,9 @@ type CloseReason string
 // Why connections are closed.
 const (
 	// CloseOther means that the pool, the driver or the server closed it, for reasons of
-	// their own, or that the pool never had it: it was the connector's, for a question or
-	// to replace another one, and wasn't needed.
+	// their own; that it went together with one of about its age, which was retired; or that
+	// the pool never had it: it was the connector's, for a question or to replace another
+	// one, and wasn't needed.
 	CloseOther CloseReason = "other"
 	// CloseSuperseded means that it was retired because a successor of its credential had
 	// proven itself.
