@@ -32,7 +32,9 @@ var (
 
 // The schedules that the simulator runs with a model of database/sql are played to the
 // real one, and a whole connector. What the core has in its ledger is at any settled
-// moment what the server, the network and the pools have in theirs.
+// moment what the server, the network and the pools have in theirs. (One again, as far as
+// goroutines let it be the same: -run TestSoakLedgersAgree -ledgers.from 4711 -ledgers.n 1
+// -ledgers.trace -v.)
 func TestSoakLedgersAgree(t *testing.T) {
 	t.Parallel()
 	var seeds atomic.Uint64
@@ -95,6 +97,7 @@ type hardships struct {
 	cached   bool // the source has a cache
 }
 
+// endure chooses hardships.
 func (s *stage) endure() {
 	for _, h := range []*bool{&s.hard.naps, &s.hard.panics, &s.hard.oddities, &s.hard.spurious, &s.hard.idleTime, &s.hard.endless, &s.hard.cached} {
 		*h = s.chance(4)
@@ -128,6 +131,7 @@ type doorman struct {
 	pool *stagedPool
 }
 
+// Connect implements [driver.Connector].
 func (w doorman) Connect(ctx context.Context) (driver.Conn, error) {
 	if ctx.Value(borrowing{}) != nil {
 		return w.face.Connect(ctx)
