@@ -309,6 +309,48 @@ func (l *load) mustNotFail() {
 	}
 }
 
+// The role in use is dropped under load, as when somebody revokes the wrong lease: health
+// says so within half a minute, without a login for it, and a successor in the file takes
+// over within a second.
+func TestRoleInUseIsDropped(t *testing.T) {
+	needsQuiet(t)
+	t.Parallel()
+	s := newService(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
+		cfg.Window = Window{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: 5 * time.Second}
+	})
+	l := s.startLoad(20, 10*time.Millisecond, 5*time.Second)
+	l.more(500)
+	dropped, logins := time.Now(), s.c.Stats().Logins
+	if err := s.server.RevokeRole(t.Context(), s.role); err != nil {
+		t.Fatal(err)
+	}
+	said := s.eventually(60*time.Second, "health says that the role in use is dead", func() bool {
+		problems := s.c.Problems()
+		return len(problems) > 0 && problems[0].Kind == ProblemRoleDead
+	})
+	t.Logf("said after %v: %v", said.Round(time.Millisecond), s.c.CheckHealth())
+	if said > 30*time.Second {
+		s.blame(dropped, "it is said only after %v", said)
+	}
+	if stats := s.c.Stats(); stats.Logins != logins || stats.Refused > 2 {
+		t.Errorf("%d logins succeeded and %d were refused before it was said", stats.Logins-logins, stats.Refused)
+	}
+	published := time.Now()
+	s.rotate()
+	took := s.eventually(30*time.Second, "operations with the new role", func() bool { return s.sessions(s.role) > 0 && s.version(s.role).Proven })
+	if took > time.Second {
+		s.blame(published, "the successor is in use only after %v", took)
+	}
+	s.eventually(30*time.Second, "every connection is the new role's", func() bool { return s.sessions(s.role) >= 20 })
+	failed := l.failed()
+	l.more(500)
+	if n := l.failed() - failed; n > 0 {
+		s.blame(published, "%d operations failed after all connections had been replaced", n)
+	}
+	l.finish()
+	t.Logf("a session of the successor after %v", took.Round(time.Millisecond))
+}
+
 // Twenty connections, twenty workers, a rotation every two seconds with an overlap
 // of four.
 func TestSoakRotationsFailNoQuery(t *testing.T) {

@@ -28,6 +28,14 @@ type roleEnds struct {
 	closed time.Time // the last of those that are closed
 }
 
+// ProbeQuery is that of the opener within, if it has one.
+func (e *ends) ProbeQuery() string {
+	if o, ok := e.Opener.(interface{ ProbeQuery() string }); ok {
+		return o.ProbeQuery()
+	}
+	return ""
+}
+
 // watchEnds puts ends before what cfg dials and logs in with.
 func watchEnds(cfg *Config) *ends {
 	e := &ends{Opener: cfg.Opener, dialer: cfg.Dial, roles: map[string]*roleEnds{}}

@@ -104,6 +104,7 @@ func plants() map[string]string {
 		"TestRolePublishedBeforeItExistsFailsNoQuery":                    "login=40s",
 		"TestDeadOnArrivalRetiresNothing":                                "login=40s",
 		"TestServerWithoutRoomIsNotARefusal":                             "login=40s",
+		"TestRoleInUseIsDropped":                                         "login=40s",
 		"TestDatabaseThatIsFull/but_for_one":                             "login=40s",
 		"TestRevocationThatTerminatesSessionsFindsNone":                  "login=40s",
 		"TestAnOldRoleThatDiesEarlyIsLeftAtOnce":                         "login=40s",
