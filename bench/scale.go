@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/sqlrotate/sqlrotate"
@@ -141,21 +142,10 @@ func (e *env) drain(ctx context.Context, f fleet) (c cost, err error) {
 		return c, err
 	}
 	l := load{conns: f.conns, workers: f.conns, open: f.open}
-	pools := make([]*rotator, f.pools)
-	for i := range pools {
-		p, err := newRotator(e, l, path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)}) //nolint:contextcheck // it lives until it is closed
-		if err != nil {
-			return c, err
-		}
-		defer p.close()
-		if err := l.fill(ctx, p); err != nil {
-			return c, err
-		}
-		if f.open > 0 {
-			r := l.start(ctx, p)
-			defer r.finish()
-		}
-		pools[i] = p
+	pools, end, err := e.openPools(ctx, f, l, path)
+	defer end()
+	if err != nil {
+		return c, err
 	}
 	pause(ctx, warmUp) // the loads fall out of step, the server comes to rest
 	runtime.GC()
@@ -206,6 +196,32 @@ func (e *env) drain(ctx context.Context, f fleet) (c cost, err error) {
 		c.logins += pools[i].logins()
 	}
 	return c, nil
+}
+
+// openPools opens a fleet's pools, and sets to work those that are in use. end ends all of it.
+func (e *env) openPools(ctx context.Context, f fleet, l load, path string) (pools []*rotator, end func(), err error) {
+	var ends []func()
+	end = func() {
+		for _, f := range slices.Backward(ends) {
+			f()
+		}
+	}
+	for range f.pools {
+		p, err := newRotator(e, l, path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)}) //nolint:contextcheck // it lives until it is closed
+		if err != nil {
+			return nil, end, err
+		}
+		ends = append(ends, p.close)
+		if err := l.fill(ctx, p); err != nil {
+			return nil, end, err
+		}
+		if f.open > 0 {
+			r := l.start(ctx, p)
+			ends = append(ends, func() { r.finish() })
+		}
+		pools = append(pools, p)
+	}
+	return pools, end, nil
 }
 
 // loginCost returns what it takes lib/pq to log in and out again.
