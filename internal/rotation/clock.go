@@ -30,8 +30,11 @@ func NewClock(origin time.Time) Clock { return Clock{origin} }
 
 // Now reads t, which must hold a monotonic reading and not be before the clock's origin.
 func (c Clock) Now(t time.Time) Now {
-	return Now{Wall: t.Round(0), Mono: Instant(t.Sub(c.origin) + 1)}
+	return Now{Wall: wall(t), Mono: Instant(t.Sub(c.origin) + 1)}
 }
+
+// wall returns t without its monotonic reading.
+func wall(t time.Time) time.Time { return t.Round(0) }
 
 // Time returns at as the wall clock would tell it today: for people.
 func (n Now) Time(at Instant) time.Time {
@@ -47,7 +50,7 @@ func (i Instant) Add(d time.Duration) Instant {
 	switch sum := i + Instant(d); {
 	case i == Never:
 		return Never
-	case d > 0 && sum < i:
+	case d > 0 && (sum <= i || sum == Never):
 		return Never - 1
 	default:
 		return sum
@@ -59,7 +62,7 @@ func (i Instant) Sub(j Instant) time.Duration {
 	switch diff := i - j; {
 	case i == Never:
 		return math.MaxInt64
-	case j < 0 && i > 0 && diff < 0:
+	case j < 0 && diff < i:
 		return math.MaxInt64
 	default:
 		return time.Duration(diff)
@@ -78,13 +81,13 @@ type End struct {
 func (e End) IsZero() bool { return e == End{} }
 
 // endAt is a moment that is known by the wall clock.
-func endAt(wall time.Time, now Now) End {
-	if wall.IsZero() {
+func endAt(at time.Time, now Now) End {
+	if at.IsZero() {
 		return End{}
 	}
-	wall = wall.Round(0)
+	at = wall(at)
 	// Sub saturates, and so does Add: an end in the year 9999 is as good as any.
-	return End{Wall: wall, Mono: max(1, now.Mono.Add(wall.Sub(now.Wall)))}
+	return End{Wall: at, Mono: max(1, now.Mono.Add(at.Sub(now.Wall)))}
 }
 
 // endAfter is the moment that is d from now.

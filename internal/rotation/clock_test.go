@@ -16,6 +16,10 @@ func TestInstantsDontOverflow(t *testing.T) {
 		{"plain", Instant(5).Add(3), 8},
 		{"back", Instant(5).Add(-3), 2},
 		{"the longest time", Instant(5).Add(most), Never - 1},
+		{"all but the longest time", Instant(5).Add(most - 5), Never - 1},
+		{"one more than there is", Instant(5).Add(most - 4), Never - 1},
+		{"the last step", (Never - 1).Add(1), Never - 1},
+		{"none", Instant(5).Add(0), 5},
 		{"from never", Never.Add(-most), Never},
 		{"far back", Instant(5).Add(-most), 5 - Instant(most)},
 	} {
@@ -32,6 +36,9 @@ func TestInstantsDontOverflow(t *testing.T) {
 		{"before", Instant(3).Sub(5), -2},
 		{"never", Never.Sub(5), most},
 		{"from far back", Instant(math.MaxInt64 - 1).Sub(-5), most},
+		{"from as far back as can be", Instant(0).Sub(math.MinInt64), most},
+		{"both far back", Instant(-5).Sub(-7), 2},
+		{"the other way", Instant(-7).Sub(-5), -2},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.name, tt.got, tt.want)
@@ -121,5 +128,19 @@ func TestBackoff(t *testing.T) {
 	}
 	if got := backoff(1<<40, retryMin, retryMax); got != retryMax {
 		t.Errorf("after very many: %v", got)
+	}
+}
+
+// However long ago it was, an end's Instant is one: 0 would be none.
+func TestEndsLongPastAreInstants(t *testing.T) {
+	if e := endAt(start.Wall.Add(-2*time.Duration(start.Mono)), start); e.Mono != 1 {
+		t.Errorf("it ended at %d", e.Mono)
+	}
+	if e := endAfter(-2*time.Duration(start.Mono), start); e.Mono != 1 {
+		t.Errorf("it ended at %d", e.Mono)
+	}
+	local := start.Wall.In(time.FixedZone("", 3600))
+	if e := endAt(time.Now(), Now{Wall: local, Mono: 1}); e.Wall != e.Wall.Round(0) {
+		t.Error("it has a monotonic reading")
 	}
 }
