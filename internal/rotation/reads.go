@@ -62,7 +62,7 @@ func (s *State) settle() time.Duration {
 
 // noteChange notes whether a read has found another login, soon after the last one
 // that did.
-func (s *State) noteChange(other bool, now Now) {
+func (s *State) noteChange(read VersionID, other bool, now Now) {
 	if !other {
 		s.moved = 0
 		return
@@ -81,7 +81,7 @@ func (s *State) noteChange(other bool, now Now) {
 	s.movedAt = now.Mono
 	if s.moved == unsettledAt {
 		s.unsettledSince = now.Mono
-		s.tell(Notice{Kind: Unsettled, Version: s.versions[0].id})
+		s.tell(Notice{Kind: Unsettled, Version: read})
 	}
 }
 
@@ -101,9 +101,7 @@ func (s *State) planReads(now Now) (wake Instant) {
 	if every == 0 || s.closed {
 		return Never
 	}
-	if s.readFailures > 0 {
-		every = max(every, backoff(s.readFailures, waitMin, watchMax))
-	}
+	every = max(every, backoff(s.readFailures, waitMin, watchMax))
 	if due := s.readTried.Add(every); now.Mono < due {
 		return due
 	}

@@ -181,3 +181,90 @@ func TestRefusalsHaveTheSourceReadAfresh(t *testing.T) {
 		t.Errorf("one that went out together with it: read %v", r.fx.Read)
 	}
 }
+
+// Four reads in a row that find another login, each soon after the last, are too many; then
+// the pauses grow, and what is soon with them.
+func TestWhatIsUnsettled(t *testing.T) {
+	quiet := overlapping()
+	quiet.Notified, quiet.Lag = false, 3*sec
+	for _, tt := range []struct {
+		name  string
+		cfg   Config
+		pause time.Duration
+		reads int
+		want  int
+	}{
+		{"three", overlapping(), 0, 3, 3},
+		{"four", overlapping(), 0, 4, 4},
+		{"just soon", overlapping(), 2 * watchMin, 3, 3},
+		{"not soon", overlapping(), 2*watchMin + 1, 3, 1},
+		{"soon for one that is read every three seconds", quiet, 6 * sec, 3, 3},
+		{"not soon for it", quiet, 6*sec + 1, 3, 1},
+		{"soon for one that is unsettled", overlapping(), 2 * watchMin, 5, 5},
+	} {
+		r := newRig(t, tt.cfg)
+		for v := range tt.reads {
+			r.after(tt.pause)
+			r.read(VersionID(v + 2))
+		}
+		if r.s.moved != tt.want {
+			t.Errorf("%s: %d count, want %d", tt.name, r.s.moved, tt.want)
+		}
+		if got := r.s.unsettled(); got != (tt.want >= 4) {
+			t.Errorf("%s: unsettled %v", tt.name, got)
+		}
+		r.read(r.s.Current())
+		if r.s.moved != 0 {
+			t.Errorf("%s: when it repeats itself %d count", tt.name, r.s.moved)
+		}
+	}
+	for moved, want := range map[int]time.Duration{4: sec, 5: 2 * sec, 6: 4 * sec, 7: 8 * sec, 8: 10 * sec} {
+		r := newRig(t, overlapping())
+		r.s.moved, r.s.movedAt = moved, r.now.Mono
+		if got := r.s.settle(); got != want {
+			t.Errorf("after %d: a pause of %v, want %v", moved, got, want)
+		}
+		if got := r.s.readEvery(r.now); got != 0 {
+			t.Errorf("one that tells is read every %v", got)
+		}
+		r.after(2 * want)
+		if r.read(2); r.s.moved != moved+1 {
+			t.Errorf("after %d: %d", moved, r.s.moved)
+		}
+		r.s.moved = moved
+		r.after(2*want + 1)
+		if r.read(3); r.s.moved != 1 {
+			t.Errorf("after %d and a long pause: %d", moved, r.s.moved)
+		}
+	}
+}
+
+func TestThatASourceIsUnsettledIsToldOf(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.after(sec)
+	for v := VersionID(2); v <= 5; v++ {
+		r.read(v)
+	}
+	since := r.now.Mono
+	r.after(sec)
+	if p := r.s.Problems(r.now); len(p) != 1 || p[0].Kind != SourceUnsettled || p[0].Since != since {
+		t.Errorf("problems %+v", p)
+	}
+	for _, n := range r.told {
+		if n.Kind == Unsettled && n.Version != 5 {
+			t.Errorf("told of %+v", n)
+		}
+	}
+}
+
+// After a failure, the pause before the next read counts from it.
+func TestTheNextReadCountsFromAFailure(t *testing.T) {
+	cfg := overlapping()
+	cfg.Notified, cfg.Lag = false, sec
+	r := newRig(t, cfg)
+	r.after(sec - 1)
+	r.step(ReadFailed{})
+	if got := r.fx.Wake; got != r.now.Mono.Add(sec) {
+		t.Errorf("it is read again after %v", got.Sub(r.now.Mono))
+	}
+}

@@ -85,7 +85,7 @@ func (s *State) read(ev CredentialRead, now Now) {
 		s.readFailing, s.readFailures = 0, 0
 		s.tell(Notice{Kind: SourceHealed, Version: ev.Version})
 	}
-	s.noteChange(!same && c != nil, now)
+	s.noteChange(ev.Version, !same && c != nil, now)
 	if same {
 		s.renew(c, ev.NotAfter, now)
 		return
@@ -149,7 +149,7 @@ func (s *State) rotate(ev CredentialRead, now Now) {
 // takeVersion takes a version off the list, if it is on it.
 func (s *State) takeVersion(id VersionID) *version {
 	i := slices.IndexFunc(s.versions, func(v *version) bool { return v.id == id })
-	if i < 0 {
+	if i == -1 {
 		return nil
 	}
 	v := s.versions[i]
@@ -212,15 +212,12 @@ func (s *State) succeeds(i int, now Now) bool {
 
 // outdated reports whether a newer version than v succeeds.
 func (s *State) outdated(v *version, now Now) bool {
-	for i, newer := range s.versions {
-		if newer == v {
-			return false
-		}
+	for i := 0; s.versions[i] != v; i++ {
 		if s.succeeds(i, now) {
 			return true
 		}
 	}
-	return true
+	return false
 }
 
 // forget drops superseded versions that have no sessions and that nobody can fall back

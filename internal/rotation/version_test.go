@@ -207,9 +207,10 @@ func TestAVersionThatComesBack(t *testing.T) {
 	r.connect()
 	r.read(2)
 	r.ok(r.own(Prove))
+	r.s.versions[1].dead = true
 	r.read(1)
 	v := r.s.versions[0]
-	if v.id != 1 || v.superseded != 0 || !r.s.hardEnd(v).IsZero() || !v.proven {
+	if v.id != 1 || v.superseded != 0 || !r.s.hardEnd(v).IsZero() || !v.proven || v.dead {
 		t.Errorf("version 1 is %+v", v)
 	}
 	if len(r.s.versions) != 2 {
@@ -298,4 +299,120 @@ func TestWhatIsForgotten(t *testing.T) {
 			t.Errorf("%d versions", len(r.s.versions))
 		}
 	})
+}
+
+func TestUsableIsAskedByNumber(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	for v, want := range map[VersionID]bool{1: true, 2: true, 3: false} {
+		if got := r.s.Usable(v, r.now); got != want {
+			t.Errorf("version %d is usable: %v", v, got)
+		}
+	}
+	r.s.versions[1].dead = true
+	if r.s.Usable(1, r.now) {
+		t.Error("a dead one is usable")
+	}
+}
+
+// A token that was over when it was read is over; of one that has ended since there is
+// another whenever one is asked for.
+func TestATokenThatWasOverWhenItWasRead(t *testing.T) {
+	for _, tt := range []struct {
+		left time.Duration
+		want bool
+	}{{-1, true}, {0, true}, {1, false}} {
+		r := newRig(t, loginTokens())
+		r.readUser(1, 1, r.now.Wall.Add(tt.left))
+		r.after(sec)
+		if got := r.s.expired(r.s.current(), r.now); got != tt.want {
+			t.Errorf("read %v before its end: expired %v", tt.left, got)
+		}
+	}
+}
+
+// A read that succeeds ends the failures, and with them the pauses.
+func TestAReadThatSucceeds(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.step(ReadFailed{})
+	r.step(ReadFailed{})
+	r.after(sec)
+	r.read(1)
+	if got := r.s.Snapshot(r.now); got.ReadAt != r.now.Mono || got.SourceFailing != 0 || r.s.readTried != r.now.Mono {
+		t.Errorf("read at %v, failing since %v", got.ReadAt, got.SourceFailing)
+	}
+	if r.s.readFailures != 0 {
+		t.Errorf("%d failures in a row", r.s.readFailures)
+	}
+}
+
+// That a version ends soon is told again when its end was put off for long enough, and when
+// it has come back.
+func TestEndsAreToldOfAgain(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.readUser(1, 1, start.Wall.Add(40*sec))
+	r.after(35 * sec)
+	r.readUser(1, 1, r.now.Wall.Add(40*sec))
+	r.after(35 * sec)
+	if got := r.heard(EndsSoon); got != 2 {
+		t.Errorf("after a renewal it is told %d times", got)
+	}
+	r.read(2)
+	r.readUser(1, 1, r.now.Wall.Add(40*sec))
+	r.after(35 * sec)
+	if got := r.heard(EndsSoon); got != 3 {
+		t.Errorf("when it has come back it is told %d times", got)
+	}
+}
+
+// Only what is remembered of a pool at a rotation counts for its peak.
+func TestARotationBringsThePeakDown(t *testing.T) {
+	r := newRig(t, overlapping())
+	ids := r.fill(5)
+	for _, id := range ids[:3] {
+		r.end(id)
+	}
+	p := r.s.pools[0]
+	p.owed = 1
+	r.read(2)
+	if p.peak != 3 {
+		t.Errorf("with 2 and 1 owed it is %d", p.peak)
+	}
+}
+
+func TestADeadRoleIsToldOfOnce(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	r.s.resume()
+	r.s.dies(r.s.versions[1])
+	r.s.dies(r.s.versions[1])
+	if r.step(Tick{}); !r.fx.Look {
+		t.Error("nobody looks")
+	}
+	if got := r.heard(RoleDead); got != 1 {
+		t.Errorf("it is told %d times", got)
+	}
+}
+
+// When a version is forgotten that had an end, ends have changed.
+func TestForgettingChangesEnds(t *testing.T) {
+	for _, tt := range []struct {
+		cfg   Config
+		after time.Duration
+		ends  bool
+	}{{overlapping(), 50 * sec, true}, {inPlace(), 0, false}} {
+		r := newRig(t, tt.cfg)
+		r.read(2)
+		if tt.after > 0 {
+			if r.after(tt.after - 1); len(r.fx.Forget) != 0 {
+				t.Errorf("kind %d: forgotten too early", tt.cfg.Kind)
+			}
+			r.after(1)
+		}
+		if len(r.fx.Forget) != 1 || r.fx.Forget[0] != 1 || r.fx.Ends != tt.ends {
+			t.Errorf("kind %d: %v is forgotten, ends %v", tt.cfg.Kind, r.fx.Forget, r.fx.Ends)
+		}
+	}
 }
