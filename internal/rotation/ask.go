@@ -47,8 +47,8 @@ const (
 func (s *State) oldRole(now Now) plannedLogin {
 	l := plannedLogin{purpose: AskOld, at: Never, crowd: true}
 	c := s.current()
-	for _, v := range s.versions[1:] {
-		if v.dead || v.user == c.user || v.sessions == 0 || !v.outdated || v.loginEnd().Past(now) || !s.inPool(v) {
+	for _, v := range s.versions {
+		if v.dead || v.user == c.user || !v.outdated || v.loginEnd().Past(now) || !s.inPool(v) {
 			continue
 		}
 		if v.askAt < l.at {
@@ -151,12 +151,13 @@ func (s *State) planAsk(now Now) (wake Instant) {
 		if _, ready := s.room(); !ready {
 			return Never // what isn't ready brings us back: a spare that is asked is no readier
 		}
-		if x := s.youngestSpare(now); x != nil && x.v == c {
-			s.move(x, Asking, NotRetired, now)
-			s.put(Ask{How: OnSpare, Version: c.id, Session: x.id, Began: now.Mono})
+		x := s.youngestSpare(now)
+		if x == nil || x.v != c {
+			q.stage = askLogin
 			break
 		}
-		q.stage = askLogin
+		s.move(x, Asking, NotRetired, now)
+		s.put(Ask{How: OnSpare, Version: c.id, Session: x.id, Began: now.Mono})
 	case askLogin: // see currentRole
 	}
 	return Never
@@ -172,7 +173,7 @@ func (s *State) put(a Ask) {
 // pool that isn't used is not worth one.
 func (s *State) currentRole(c *version, now Now) plannedLogin {
 	l := plannedLogin{v: c, purpose: AskCurrent, at: Never, crowd: true}
-	if s.ask.stage == askLogin && s.ask.pending.Began == 0 && s.used() {
+	if s.ask.stage == askLogin && s.used() {
 		l.at, _ = s.askDue(c, now)
 	}
 	return l
@@ -188,27 +189,18 @@ func (s *State) asked(ev Asked, now Now) {
 	if ev.Ask.Began == 0 || ev.Ask.Began != q.pending.Began {
 		return // too late
 	}
-	meant := q.pending.Version
 	q.pending = Ask{}
-	c := s.current()
+	q.stage++ // if the question still stands: see planAsk
 	switch ev.Answer {
 	case Lives:
-		if ev.Ask.Version == c.id {
-			q.answered, q.stage = now.Mono, askIdle
-			return
+		if ev.Ask.Version == s.Current() {
+			q.answered = now.Mono
 		}
 	case Refuses:
 		s.queryRefused(ev.Ask.Version, now)
-		if ev.Ask.Version == meant {
-			q.stage = askIdle
-			return
-		}
 	case Unasked:
 		q.useless = true
 	case Unanswered:
-	}
-	if q.stage < askLogin {
-		q.stage++
 	}
 }
 

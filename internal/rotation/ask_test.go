@@ -384,3 +384,152 @@ func TestTheSameUsersSessionSpeaksForTheRole(t *testing.T) {
 		t.Error("the current role isn't dead")
 	}
 }
+
+// Of old roles that are due together the newest is asked after, and again after an eighth of
+// the time for which it has been superseded.
+func TestWhichOldRoleIsAskedAfterNext(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.step(Held{Session: r.connect()})
+	r.read(2)
+	r.s.versions[0].proven = true
+	r.step(Held{Session: r.connect()})
+	r.logins = nil
+	r.read(3)
+	r.s.versions[0].proven = true
+	for _, v := range r.s.versions {
+		v.outdated = r.s.outdated(v, r.now)
+		v.askAt = 0
+	}
+	if l := r.s.oldRole(r.now); l.v.id != 2 {
+		t.Errorf("it is %d", l.v.id)
+	}
+	r.now.Mono = r.s.versions[1].superseded.Add(40 * sec)
+	r.s.askedOld(r.s.versions[1], r.now)
+	if got := r.s.versions[1].askAt.Sub(r.now.Mono); got != 5*sec {
+		t.Errorf("again after %v", got)
+	}
+	if l := r.s.oldRole(r.now); l.v.id != 1 {
+		t.Errorf("then it is %d", l.v.id)
+	}
+}
+
+// The role in use is asked after while a pool that is managed has sessions; if none has been
+// used meanwhile, much later.
+func TestWhenTheCurrentRoleIsAskedAfter(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		run       func(r *rig)
+		due, look time.Duration // from now; negative: never
+	}{
+		{"nothing is open", func(*rig) {}, -1, -1},
+		{"only where nobody manages it", func(r *rig) { r.connect(); r.s.pools[0].managed = false; r.s.pool(7).managed = true }, -1, -1},
+		{"in use", func(r *rig) { r.connect(); r.after(1); r.step(PoolUsed{Pool: thePool}) }, 20*sec - 1, 20*sec - 1},
+		{"used when it was last known to live", func(r *rig) { r.connect(); r.step(PoolUsed{Pool: thePool}) }, 10 * time.Minute, 20 * sec},
+		{"another pool has none", func(r *rig) { r.connect(); r.step(PoolAdded{Pool: 7}) }, 10 * time.Minute, 20 * sec},
+		{"another pool, first, has none", func(r *rig) {
+			r.step(PoolAdded{Pool: 7})
+			r.connect()
+			r.s.pools[0], r.s.pools[1] = r.s.pools[1], r.s.pools[0]
+		}, 10 * time.Minute, 20 * sec},
+	} {
+		r := newRig(t, withQuestions())
+		r.s.current().proven = true
+		tt.run(r)
+		due, look := r.s.askDue(r.s.current(), r.now)
+		want := func(d time.Duration) Instant {
+			if d < 0 {
+				return Never
+			}
+			return r.now.Mono.Add(d)
+		}
+		if due != want(tt.due) || look != want(tt.look) {
+			t.Errorf("%s: due in %v, looked at in %v", tt.name, due.Sub(r.now.Mono), look.Sub(r.now.Mono))
+		}
+		if got := r.s.planAsk(r.now); got != want(tt.look) {
+			t.Errorf("%s: it wakes in %v", tt.name, got.Sub(r.now.Mono))
+		}
+	}
+}
+
+// What an answer says is known of the version of whoever gave it; the question stands if that
+// wasn't the one in use.
+func TestWhatAnswersSay(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		version VersionID
+		answer  Answer
+		stands  bool // the question: it is put in another way
+		on      bool // an episode has begun
+	}{
+		{"the one in use lives", 2, Lives, false, false},
+		{"an old one does", 1, Lives, true, false},
+		{"the one in use is dead", 2, Refuses, false, true},
+		{"an old one is", 1, Refuses, true, false},
+		{"one that is forgotten is", 99, Refuses, true, false},
+		{"there was nobody", 2, Unanswered, true, false},
+		{"it can't be asked", 2, Unasked, true, false},
+	} {
+		r := newRig(t, withQuestions())
+		r.connect()
+		r.read(2)
+		r.ok(r.own(Prove))
+		r.connect()
+		r.after(20 * sec)
+		r.logins, r.told = nil, nil
+		asks := r.s.counts.Asks
+		r.step(PoolUsed{Pool: thePool})
+		if len(r.fx.Asks) != 1 || r.s.counts.Asks != asks+1 {
+			t.Fatalf("asks %+v, of which %d count", r.fx.Asks, r.s.counts.Asks-asks)
+		}
+		ask := r.fx.Asks[0]
+		ask.Version = tt.version
+		r.step(Asked{Ask: ask, Answer: tt.answer})
+		if stands := r.s.ask.stage != askIdle; stands != tt.stands || r.s.ep.on != tt.on {
+			t.Errorf("%s: the question stands %v, an episode %v", tt.name, stands, r.s.ep.on)
+		}
+		if tt.answer == Lives && tt.version == 2 && r.s.ask.answered != r.now.Mono {
+			t.Errorf("%s: the answer came at %v", tt.name, r.s.ask.answered)
+		}
+	}
+}
+
+// The word of a query isn't believed once a login has known better.
+func TestAQueryThatHasLiedIsNotBelieved(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.connect()
+	r.s.queryRefused(1, r.now)
+	if !r.s.ep.on || !r.s.current().dead {
+		t.Fatal("it isn't believed at first")
+	}
+	if r.s.current().unclear {
+		t.Error("it may have had other reasons")
+	}
+	r.step(Waiting{N: 1})
+	r.after(retryMin)
+	r.ok(r.own(Prove))
+	if r.s.ep.on || r.s.current().dead {
+		t.Fatal("the login isn't believed")
+	}
+	if r.s.queryRefused(1, r.now); r.s.ep.on || r.s.current().dead {
+		t.Error("it is believed again")
+	}
+}
+
+func TestAfterCloseASpareThatWasAskedIsClosed(t *testing.T) {
+	r := newRig(t, withQuestions())
+	x := r.s.newSession(r.s.versions[0], Replace, nil, r.now)
+	r.s.move(x, Asking, NotRetired, r.now)
+	r.step(Closed{})
+	r.step(Asked{Ask: Ask{How: OnSpare, Version: 1, Session: x.id, Began: r.now.Mono}, Answer: Lives})
+	r.state(x.id, Closing)
+}
+
+// A question that isn't answered holds up the next one for twice as long as it has taken.
+func TestHowLongAnUnansweredQuestionHoldsUpTheNext(t *testing.T) {
+	r := newRig(t, overlapping())
+	x := r.s.newSession(r.s.versions[0], AskOld, nil, r.now)
+	x.began = r.now.Mono.Add(-5 * sec)
+	if r.s.unansweredOld(x, r.now); r.s.askOldAt != r.now.Mono.Add(10*sec) {
+		t.Errorf("it waits for %v", r.s.askOldAt.Sub(r.now.Mono))
+	}
+}

@@ -17,10 +17,12 @@ func (s *State) planEnds(now Now) (wake Instant) {
 			v.armed = end
 			s.fx.Ends = true
 		}
-		if at := end.Instant(now); now.Mono < at && at != Never && v.sessions > 0 {
-			wake = min(wake, at, now.Mono.Add(wallEvery))
-		} else if at != Never && v.sessions > 0 {
+		switch at := end.Instant(now); {
+		case at == Never:
+		case now.Mono >= at:
 			s.outlived(v)
+		case v.sessions > 0:
+			wake = min(wake, at, now.Mono.Add(wallEvery))
 		}
 	}
 	if c := s.current(); c != nil {

@@ -43,7 +43,9 @@ func TestEndsAreToldOfOnce(t *testing.T) {
 	if r.heard(EndsSoon) != 0 || r.fx.Wake != r.now.Mono+1 {
 		t.Errorf("a moment before it is told %d times, and wakes in %v", r.heard(EndsSoon), r.fx.Wake.Sub(r.now.Mono))
 	}
-	r.after(1)
+	if r.after(1); r.heard(EndsSoon) != 1 {
+		t.Error("then it isn't told")
+	}
 	for i := range 5 { // an end that jitters
 		r.readUser(1, 1, start.Wall.Add(40*sec+time.Duration(i)*ms))
 		r.after(ms)
@@ -99,6 +101,9 @@ func TestTheWallClockIsLookedAt(t *testing.T) {
 	if r.fx.Wake != Never {
 		t.Errorf("with no end in sight it wakes in %v", r.fx.Wake.Sub(r.now.Mono))
 	}
+	if r.heard(SessionPastIt) != 0 {
+		t.Error("a session without an end is past it")
+	}
 	r.readUser(1, 1, start.Wall.Add(time.Hour))
 	if got := r.fx.Wake.Sub(r.now.Mono); got != wallEvery {
 		t.Errorf("it wakes in %v", got)
@@ -126,5 +131,35 @@ func TestWhatIsCutOffIsExpired(t *testing.T) {
 	}
 	if r.s.pools[0].owed != 0 {
 		t.Error("it is owed")
+	}
+}
+
+// For a version without sessions nobody looks at the wall clock.
+func TestTheWallClockIsOfNoInterestWithoutSessions(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.readUser(1, 1, start.Wall.Add(time.Hour))
+	if got := r.fx.Wake.Sub(r.now.Mono); got != 45*time.Minute {
+		t.Errorf("it wakes in %v", got)
+	}
+}
+
+// Who was told that it has ended, and hears of an end that is near, needs no warning.
+func TestAnEndThatIsNearIsNoNewsAfterOneThatIsPast(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.readUser(1, 1, start.Wall.Add(-sec))
+	r.readUser(1, 1, start.Wall.Add(5*sec))
+	r.after(sec)
+	if r.heard(HasEnded) != 1 || r.heard(EndsSoon) != 0 {
+		t.Errorf("told %d and %d times", r.heard(HasEnded), r.heard(EndsSoon))
+	}
+}
+
+func TestAnAlarmIsAnInstant(t *testing.T) {
+	cfg := overlapping()
+	cfg.MaxInUse = 2 * time.Duration(start.Mono)
+	r := newRig(t, cfg)
+	r.readUser(1, 1, start.Wall.Add(sec))
+	if got := r.s.alarm(r.s.current(), r.now); got != 1 {
+		t.Errorf("it is at %d", got)
 	}
 }

@@ -153,3 +153,72 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// Whether new connections can be made: with the latest version unless it is refused, or with
+// a predecessor unless that has just been refused as well.
+func TestWhetherConnectionsCanBeMade(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		on   bool
+		fall time.Duration // until a predecessor is tried again
+		want bool
+	}{
+		{"all is well", false, 0, true},
+		{"predecessors don't matter then", false, 1, true},
+		{"with a predecessor", true, 0, true},
+		{"that is refused as well", true, 1, false},
+	} {
+		r := newRig(t, overlapping())
+		r.connect()
+		r.read(2)
+		r.s.ep.on, r.s.fall.next = tt.on, r.now.Mono.Add(tt.fall)
+		if got := r.s.connects(r.now); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}
+
+func TestSnapshotOfSessions(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	a, b := r.begin(), r.begin()
+	r.ok(a)
+	r.step(Waiting{N: 1})
+	r.step(GivenBack{Session: a})
+	x := r.s.newSession(r.s.versions[0], Replace, nil, r.now)
+	r.s.move(x, Asking, NotRetired, r.now)
+	snap := r.s.Snapshot(r.now)
+	v := snap.Versions[0]
+	if snap.Spares != 2 || v.Sessions != 3 || v.LoggingIn != 1 || v.Dead || snap.Unsettled {
+		t.Errorf("%d spares, %d sessions, %d log in, dead %v, unsettled %v", snap.Spares, v.Sessions, v.LoggingIn, v.Dead, snap.Unsettled)
+	}
+	r.ok(b)
+}
+
+// One version's view is what the snapshot has of it; and only the latest is refused in an
+// episode.
+func TestViewOfOneVersion(t *testing.T) {
+	for _, on := range []bool{false, true} {
+		r, _ := rotated(t, overlapping(), 3)
+		r.s.newSession(r.s.versions[0], ForCaller, r.s.pools[0], r.now)
+		r.s.ep.on, r.s.ep.began = on, r.now.Mono
+		for i, want := range r.s.Snapshot(r.now).Versions {
+			if got, ok := r.s.View(want.Version); !ok || got != want {
+				t.Errorf("%v, %+v, want %+v", ok, got, want)
+			}
+			since := Instant(0)
+			if on && i == 0 {
+				since = r.now.Mono
+			}
+			if want.RefusedSince != since {
+				t.Errorf("on %v: version %d is refused since %v", on, want.Version, want.RefusedSince)
+			}
+		}
+		if got, ok := r.s.View(99); ok || got != (VersionView{}) {
+			t.Errorf("one that isn't known: %v, %+v", ok, got)
+		}
+		if r.s.Unsettled() {
+			t.Error("the source is unsettled")
+		}
+	}
+}
