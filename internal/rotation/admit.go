@@ -38,7 +38,6 @@ const (
 // says: a session that it names is the caller's until it is handed out, given back or
 // over. Step with a Tick must follow under the same lock, as after HandOut and Bind.
 func (s *State) Choose(pool PoolID, now Now) Verdict {
-	s.resume()
 	c := s.current()
 	switch {
 	case s.closed:

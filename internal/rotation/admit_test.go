@@ -464,3 +464,243 @@ func TestWaitsAreCounted(t *testing.T) {
 		t.Errorf("%d waits, %v in all", c.Waits, c.Waited)
 	}
 }
+
+// Of a login with the latest version those tell that began with what was the latest then;
+// of one with a predecessor only its like.
+func TestWhichLoginsTellOfAVersion(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	s := r.s
+	ahead := func(v VersionID) int {
+		n, _ := s.ahead(s.versions[len(s.versions)-int(v)])
+		return n
+	}
+	s.newSession(s.versions[1], ForCaller, s.pools[0], r.now) // with 1, which isn't the latest
+	if ahead(1) != 1 || ahead(2) != 0 {
+		t.Errorf("with a predecessor's: %d and %d", ahead(1), ahead(2))
+	}
+	s.newSession(s.versions[0], ForCaller, r.s.pools[0], r.now) // with 2, which is
+	if ahead(1) != 1 || ahead(2) != 1 {
+		t.Errorf("with the latest one's: %d and %d", ahead(1), ahead(2))
+	}
+	r.logins = nil
+	r.read(3)
+	if ahead(1) != 1 || ahead(2) != 1 || ahead(3) != 1 {
+		t.Errorf("with a former latest one's: %d, %d and %d", ahead(1), ahead(2), ahead(3))
+	}
+}
+
+// The connector's own login with the latest version is one that is under way, and no
+// caller's, nor one with a predecessor.
+func TestTheConnectorsOwnLoginIsOne(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	r.own(Prove)
+	asker := r.s.asker()
+	if asker == nil || asker.purpose != Prove {
+		t.Fatalf("it is %+v", asker)
+	}
+	r.s.move(asker, Spare, NotRetired, r.now)
+	r.s.newSession(r.s.versions[0], ForCaller, r.s.pools[0], r.now)
+	r.s.newSession(r.s.versions[1], AskOld, nil, r.now)
+	if x := r.s.asker(); x != nil {
+		t.Errorf("there is none but it is %+v", x)
+	}
+}
+
+// When callers give up again and again the connector asks for them: from when it may log
+// in, and until its own login takes too long.
+func TestWhenCallersAreDeserted(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		abandoned int
+		retry     time.Duration // from now
+		own       time.Duration // since the connector's own login began; negative: there is none
+		want      bool
+	}{
+		{"twice", 2, 0, -1, false},
+		{"three times", 3, 0, -1, true},
+		{"before it may log in", 3, 1, -1, false},
+		{"its own login is under way", 3, 0, patience - 1, true},
+		{"and takes too long", 3, 0, patience, false},
+	} {
+		r := newRig(t, overlapping())
+		r.s.abandoned = tt.abandoned
+		r.s.failedAt, r.s.retryAt = r.now.Mono, r.now.Mono.Add(tt.retry)
+		if tt.own >= 0 {
+			x := r.s.newSession(r.s.versions[0], Prove, nil, r.now)
+			x.since = r.now.Mono.Add(-tt.own)
+		}
+		if got := r.s.deserted(r.now); got != tt.want {
+			t.Errorf("%s: deserted %v", tt.name, got)
+		}
+	}
+}
+
+// A caller who is deserted has the connector log in, though nothing was ever in use.
+func TestADesertedCallerHasTheConnectorLogIn(t *testing.T) {
+	r := newRig(t, overlapping())
+	for range maxAbandoned + 1 {
+		r.step(LoginAbandoned{Session: r.begin()})
+		r.after(patience)
+	}
+	r.logins = nil
+	if v := r.choose(); v.Kind != Wait || v.Cause != ForAnswer || v.Until != r.now.Mono.Add(patience) {
+		t.Fatalf("it is told %+v", v)
+	}
+	r.own(Prove)
+}
+
+// A refused credential that has ended as well is asked about no more.
+func TestNobodyWaitsForAnAttemptThatCantBe(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.readUser(1, 1, start.Wall.Add(20*sec))
+	r.refuse(r.begin())
+	r.after(40 * sec)
+	if v := r.choose(); v.Kind != FailRefused {
+		t.Errorf("it is told %+v", v)
+	}
+}
+
+// While a predecessor has just been refused as well, a caller waits until that is tried
+// again.
+func TestACallerWaitsForThePredecessorsTurn(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.readUser(2, 1, time.Time{})
+	r.refuse(r.own(Prove))
+	r.refuse(r.begin()) // with version 1
+	if v := r.choose(); v.Kind != Wait || v.Until != r.s.fall.next || v.Until > r.now.Mono.Add(sec) {
+		t.Errorf("it is told %+v, and the predecessor is tried at %v", v, r.s.fall.next)
+	}
+}
+
+// A login that isn't to be has those who wait look again, and puts the next one off.
+func TestALoginThatIsNotToBe(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	id := r.logins[0].Session
+	r.readUser(2, 2, r.now.Wall.Add(-1))
+	if v := r.s.Bind(id, r.now); v != 0 {
+		t.Fatalf("it goes out with version %d", v)
+	}
+	if fx := r.step(Tick{}); !fx.Look {
+		t.Error("nobody looks")
+	}
+	if r.s.retryAt != r.now.Mono.Add(retryMin) || r.s.failedAt != r.now.Mono {
+		t.Errorf("the next one is put off by %v", r.s.retryAt.Sub(r.now.Mono))
+	}
+}
+
+// What a login tells is decided when it goes out: an old role may have come back by then.
+func TestALoginIsTheLatestIfItIsWhenItGoesOut(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	r.ok(r.own(Prove))
+	r.close()
+	id := r.logins[0].Session // to ask after version 1
+	r.logins = nil
+	r.read(1)
+	if v := r.s.Bind(id, r.now); v != 1 {
+		t.Fatalf("it goes out with version %d", v)
+	}
+	r.refuse(id)
+	if !r.s.ep.on {
+		t.Error("its refusal says nothing")
+	}
+}
+
+// While the latest version is refused old roles are asked after all the same.
+func TestBindsDuringAnEpisode(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		on     bool
+		latest bool
+		next   time.Duration
+		bound  bool
+	}{
+		{"the latest, too early", true, true, 1, false},
+		{"the latest, in time", true, true, 0, true},
+		{"an old one", true, false, 1, true},
+		{"the latest, after one", false, true, 1, true},
+	} {
+		r := newRig(t, overlapping())
+		r.connect()
+		r.read(2)
+		r.logins = nil
+		v, purpose := r.s.versions[1], AskOld
+		if tt.latest {
+			v, purpose = r.s.versions[0], Prove
+		}
+		x := r.s.newSession(v, purpose, nil, r.now)
+		r.s.ep.on, r.s.ep.next = tt.on, r.now.Mono.Add(tt.next)
+		if got := r.s.Bind(x.id, r.now) != 0; got != tt.bound {
+			t.Errorf("%s: bound %v", tt.name, got)
+		}
+	}
+}
+
+// Whoever finds the server full waits for what is about to end.
+func TestWhoFindsTheServerFullWaitsForWhatIsAboutToEnd(t *testing.T) {
+	for _, tt := range []struct {
+		state   SessionState
+		purpose Purpose
+		want    bool
+	}{
+		{Closing, Prove, true},
+		{Spare, Prove, true},
+		{LoggingIn, AskOld, true},
+		{LoggingIn, Prove, false},
+		{LoggingIn, ForCaller, false},
+		{Promised, AskOld, false},
+	} {
+		r := newRig(t, overlapping())
+		x := r.s.newSession(r.s.versions[0], tt.purpose, nil, r.now)
+		x.state = tt.state
+		until, wait := r.s.Full(r.now)
+		if wait != tt.want || wait && until != r.now.Mono.Add(sec) {
+			t.Errorf("%v to %v: wait %v, until %v", tt.state, tt.purpose, wait, until)
+		}
+	}
+}
+
+func TestWhatCallersDoIsCounted(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	r.refuse(r.own(Prove))
+	r.fail(r.begin()) // with version 1
+	r.step(LoginAbandoned{Session: r.begin()})
+	r.after(retryMin)
+	r.ok(r.own(Prove)) // and kept
+	r.connect()
+	c := r.s.Snapshot(r.now).Counts
+	want := Counts{Rotations: 1, Logins: 2, Refused: 1, Failed: 1, Abandoned: 1, Fallbacks: 2, Taken: 1}
+	if c.Rotations != want.Rotations || c.Logins != want.Logins || c.Refused != want.Refused || c.Failed != want.Failed ||
+		c.Abandoned != want.Abandoned || c.Fallbacks != want.Fallbacks || c.Taken != want.Taken {
+		t.Errorf("counts %+v, want %+v", c, want)
+	}
+}
+
+// Of several spares a caller gets the one that was ready last, which is the least likely to
+// be gone; of those that were ready together the one that was begun last.
+func TestTheYoungestSpareIsTaken(t *testing.T) {
+	r := newRig(t, overlapping())
+	spare := func(ready time.Duration) SessionID {
+		x := r.s.newSession(r.s.versions[0], Refill, nil, r.now)
+		r.s.move(x, Spare, NotRetired, r.now)
+		x.ready = r.now.Mono.Add(ready)
+		return x.id
+	}
+	spare(-2)
+	spare(-1)
+	want := spare(-1)
+	spare(-3)
+	if x := r.s.youngestSpare(r.now); x.id != want {
+		t.Errorf("session %d is taken, want %d", x.id, want)
+	}
+}

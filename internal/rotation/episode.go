@@ -69,7 +69,7 @@ func (e *episode) resume(now Now) {
 	if e.settled {
 		waited = 0
 	}
-	e.began = max(1, now.Mono.Add(-waited))
+	e.began = now.Mono.Add(-waited)
 	for e.n > 0 && quiet >= wearOff*backoff(e.n, retryMin, retryMax) {
 		quiet -= wearOff * backoff(e.n, retryMin, retryMax)
 		e.n--
@@ -105,7 +105,7 @@ func (s *State) freshVersion(v *version, now Now) {
 	if !s.ep.on && v.refusedAt != 0 && now.Mono.Sub(v.refusedAt) < memory {
 		s.begin(v, v.unclear, now) // it has come back, and is known
 	}
-	if s.rotatedAt != 0 && now.Mono.Sub(s.rotatedAt) < memory {
+	if now.Mono.Sub(s.rotatedAt) < memory {
 		s.churn++
 	} else {
 		s.churn = 1
@@ -135,7 +135,7 @@ func (s *State) succeeded(x *session, now Now) {
 	if v.dead && x.latest && x.began >= s.ep.heard { // by the word of a query; a login knows better
 		v.queryLies = true
 	}
-	if v.refusedAt != 0 && x.began >= v.refusedAt {
+	if x.began >= v.refusedAt {
 		v.refusedAt, v.dead, v.gone = 0, false, false
 	}
 	// One that is no longer the latest says nothing for a latest that is known to be
@@ -167,7 +167,6 @@ func (s *State) refused(x *session, unclear bool, now Now) {
 	v := x.v
 	s.counts.Refused++
 	s.abandoned, s.failed = 0, 0
-	s.fx.Look = true
 	if x.began >= v.refusedAt {
 		v.refusedAt, v.unclear, v.provenAt = now.Mono, unclear, 0
 		v.gone = v.gone || x.latest && !unclear

@@ -466,3 +466,288 @@ func TestATokenThatIsAcceptedAgainMayBeRefusedAgain(t *testing.T) {
 		t.Error("one refusal after a success has begun an episode")
 	}
 }
+
+// An episode that ended less than a minute ago goes on, but for what has worn off.
+func TestWhichEpisodesGoOn(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		quiet        time.Duration // since it ended
+		n, fresh     int           // then
+		wantN, wantF int           // with the refusal
+	}{
+		{"one that ended just now", 0, 7, 5, 8, 5},
+		{"one of which a step has worn off", 40 * sec, 7, 7, 7, 6},
+		{"one that is just remembered", memory - 1, 7, 1, 7, 1},
+		{"one that isn't", memory, 7, 5, 1, 0},
+	} {
+		r := newRig(t, overlapping())
+		over := r.now.Mono.Add(-tt.quiet)
+		r.s.ep = episode{began: over.Add(-sec), heard: over, n: tt.n, fresh: tt.fresh, over: over}
+		r.s.resume()
+		r.s.refuse(r.s.current(), true, r.now)
+		if r.s.ep.n != tt.wantN || r.s.ep.fresh != tt.wantF {
+			t.Errorf("%s: n %d, want %d; fresh %d, want %d", tt.name, r.s.ep.n, tt.wantN, r.s.ep.fresh, tt.wantF)
+		}
+		if r.step(Tick{}); r.heard(Refused) != 1 || !r.told[len(r.told)-1].Ambiguous || !r.fx.Look {
+			t.Errorf("%s: told %+v, look %v", tt.name, r.told, r.fx.Look)
+		}
+	}
+}
+
+// A version that comes back, and was refused a short while ago, goes on where it stood: it
+// isn't asked about at once.
+func TestARefusedVersionThatComesBack(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		ago     time.Duration // that it was refused; negative: it wasn't
+		unclear bool
+		on      bool // there is an episode already
+		want    bool // another begins
+	}{
+		{"lately", memory - 1, false, false, true},
+		{"lately, perhaps for another reason", memory - 1, true, false, true},
+		{"long ago", memory, false, false, false},
+		{"never", -1, false, false, false},
+		{"during an episode", sec, true, true, false},
+	} {
+		r := newRig(t, overlapping())
+		v := r.s.current()
+		r.read(2)
+		if tt.ago >= 0 {
+			v.refusedAt, v.unclear = r.now.Mono.Add(-tt.ago), tt.unclear
+		}
+		over := r.now.Mono.Add(-sec)
+		r.s.ep = episode{on: tt.on, began: over, heard: over, n: 4, fresh: 9, over: over}
+		if tt.on {
+			r.s.ep.next = r.now.Mono.Add(sec)
+		}
+		r.s.askedAt = r.now.Mono
+		r.read(1)
+		if began := r.heard(Refused) == 1; began != tt.want || r.s.ep.on != (tt.want || tt.on) {
+			t.Errorf("%s: another begins %v", tt.name, began)
+		}
+		if !tt.want {
+			continue
+		}
+		if got := r.s.Snapshot(r.now).Ambiguous; got != tt.unclear {
+			t.Errorf("%s: ambiguous %v", tt.name, got)
+		}
+		if got, want := r.s.ep.next, over.Add(4*sec); got != want {
+			t.Errorf("%s: it is asked about in %v, want %v", tt.name, got.Sub(r.now.Mono), want.Sub(r.now.Mono))
+		}
+	}
+}
+
+// A refusal of what isn't the latest any more doesn't hold up the one that came meanwhile.
+func TestARefusalThatComesLate(t *testing.T) {
+	for _, tt := range []struct {
+		late  bool
+		fresh int // versions that came during the episode
+		want  time.Duration
+	}{
+		{false, 0, 8 * sec},
+		{true, 0, 0},
+		{true, 3, 2*sec - retryMin},
+		{true, 9, 8 * sec},
+	} {
+		r := newRig(t, overlapping())
+		v := r.s.current()
+		if tt.late {
+			r.read(2)
+		}
+		r.s.ep = episode{on: true, n: 4, fresh: tt.fresh}
+		r.s.askedAt = r.now.Mono
+		r.s.refuse(v, false, r.now)
+		if got := r.s.ep.next.Sub(r.now.Mono); got != tt.want {
+			t.Errorf("late %v, after %d versions: asked about in %v, want %v", tt.late, tt.fresh, got, tt.want)
+		}
+	}
+}
+
+// Versions in a row, each within a minute of the last, have less and less haste; the first
+// after that begins anew, and so do the questions after old roles.
+func TestVersionsInARow(t *testing.T) {
+	r := newRig(t, overlapping())
+	for i, tt := range []struct {
+		pause time.Duration
+		churn int
+		floor time.Duration // from when the last one was asked about
+	}{
+		{memory, 1, 0},
+		{memory - 1, 2, sec - retryMin},
+		{memory - 1, 3, sec - retryMin},
+		{memory, 1, 0},
+		{sec, 2, sec - retryMin},
+	} {
+		r.now.Mono, r.now.Wall = r.now.Mono.Add(tt.pause), r.now.Wall.Add(tt.pause)
+		r.s.asksOld, r.s.askOldAt = 3, r.now.Mono
+		r.s.askedAt, r.s.retryAt = r.now.Mono.Add(-ms), r.now.Mono.Add(time.Minute)
+		r.read(VersionID(i + 2))
+		if r.s.churn != tt.churn {
+			t.Errorf("%d: it is the %d. in a row, want %d", i, r.s.churn, tt.churn)
+		}
+		if again := r.s.asksOld == 0 && r.s.askOldAt == 0; again != (tt.churn == 1) {
+			t.Errorf("%d: old roles are asked after anew %v", i, again)
+		}
+		want := max(r.now.Mono, r.s.askedAt.Add(tt.floor))
+		if r.s.retryAt != want {
+			t.Errorf("%d: it waits for %v, want %v", i, r.s.retryAt.Sub(r.now.Mono), want.Sub(r.now.Mono))
+		}
+	}
+}
+
+// That a version is accepted is told the first time, and again after an episode.
+func TestAcceptanceIsToldOf(t *testing.T) {
+	r := newRig(t, overlapping())
+	for range 2 {
+		r.connect()
+		if got := r.heard(Accepted); got != 1 {
+			t.Errorf("told %d times", got)
+		}
+	}
+	r.refuse(r.begin())
+	r.step(Waiting{N: 1})
+	r.s.ep.fresh = 3
+	r.after(retryMin)
+	r.ok(r.own(Prove))
+	if got := r.heard(Accepted); got != 2 {
+		t.Errorf("after an episode: told %d times", got)
+	}
+	if r.s.ep.fresh != 0 {
+		t.Errorf("%d versions are said to have come during it", r.s.ep.fresh)
+	}
+}
+
+// A success clears a version that was refused before it began; and its role isn't dead,
+// whatever a query said.
+func TestWhatASuccessClears(t *testing.T) {
+	for _, tt := range []struct {
+		began  time.Duration // since the refusal
+		clears bool
+	}{{-1, false}, {0, true}, {1, true}} {
+		r := newRig(t, overlapping())
+		r.connect()
+		id := r.begin()
+		v, x := r.s.current(), r.s.byNumber(id)
+		r.after(sec)
+		v.refusedAt, v.dead, v.gone = r.now.Mono, true, true
+		r.s.ep.on, r.s.ep.heard = true, r.now.Mono
+		x.began = r.now.Mono.Add(tt.began)
+		r.ok(id)
+		if v.dead == tt.clears || v.gone == tt.clears || v.queryLies != tt.clears || (v.refusedAt == 0) != tt.clears {
+			t.Errorf("begun %v after the refusal: dead %v, gone %v, refused at %d, the query lies %v", tt.began, v.dead, v.gone, v.refusedAt, v.queryLies)
+		}
+	}
+}
+
+// A predecessor's success lets others follow it, unless it is known to be dead.
+func TestAPredecessorsSuccess(t *testing.T) {
+	for _, dead := range []bool{false, true} {
+		r := newRig(t, overlapping())
+		r.connect()
+		r.readUser(2, 1, time.Time{})
+		r.refuse(r.own(Prove))
+		id := r.begin()
+		r.after(ms)
+		v := r.s.versions[1]
+		if dead {
+			v.dead, v.refusedAt = true, r.now.Mono
+		}
+		r.s.fall = fallback{n: 3, next: r.now.Mono.Add(sec)}
+		r.ok(id)
+		if r.s.fall != (fallback{}) || r.s.ep.helped != r.now.Mono {
+			t.Errorf("dead %v: %+v, helped at %v", dead, r.s.fall, r.s.ep.helped)
+		}
+		if got := v.provenAt == r.now.Mono; got == dead {
+			t.Errorf("dead %v: proven %v", dead, got)
+		}
+	}
+}
+
+// What a refusal says of the version: the last one that began after the others were heard
+// counts; one for certain, while it was the latest, is kept in mind.
+func TestWhatARefusalSaysOfAVersion(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		began   time.Duration // since it was refused last, for certain
+		latest  bool
+		unclear bool
+		gone    bool // already
+		want    bool // gone
+		takes   bool // the last refusal's place
+	}{
+		{"later", 1, true, false, false, true, true},
+		{"later, perhaps for another reason", 1, true, true, false, false, true},
+		{"at once", 0, true, true, false, false, true},
+		{"together with it", -1, true, true, false, false, false},
+		{"of a predecessor", 1, false, false, false, false, true},
+		{"that had been refused as the latest", 1, false, true, true, true, true},
+		{"again, perhaps for another reason", 1, true, true, true, true, true},
+	} {
+		r := newRig(t, inPlace())
+		r.connect()
+		x := r.s.byNumber(r.begin())
+		r.after(sec)
+		v := r.s.current()
+		v.refusedAt, v.gone = r.now.Mono, tt.gone
+		r.after(sec)
+		x.began, x.latest = v.refusedAt.Add(tt.began), tt.latest
+		r.s.refused(x, tt.unclear, r.now)
+		if v.gone != tt.want {
+			t.Errorf("%s: gone %v", tt.name, v.gone)
+		}
+		if takes := v.refusedAt == r.now.Mono; takes != tt.takes || takes && v.unclear != tt.unclear {
+			t.Errorf("%s: takes its place %v, unclear %v", tt.name, takes, v.unclear)
+		}
+	}
+}
+
+// The first refusal of a predecessor that has worked until now says that something has
+// changed: the latest version is tried at once.
+func TestAPredecessorsRefusal(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		on   bool
+		n    int           // refusals of predecessors in a row
+		next time.Duration // when the latest was to be tried
+		want time.Duration
+	}{
+		{"the first", true, 0, 5 * sec, 0},
+		{"the second", true, 1, 5 * sec, 5 * sec},
+		{"it is due already", true, 0, -sec, -sec},
+		{"outside of an episode", false, 0, 5 * sec, 5 * sec},
+	} {
+		r := newRig(t, overlapping())
+		x := r.s.byNumber(r.begin())
+		x.latest = false
+		r.s.ep.on, r.s.ep.next, r.s.fall.n = tt.on, r.now.Mono.Add(tt.next), tt.n
+		r.s.refused(x, false, r.now)
+		if got := r.s.ep.next.Sub(r.now.Mono); got != tt.want {
+			t.Errorf("%s: the latest is tried in %v, want %v", tt.name, got, tt.want)
+		}
+		if got := r.s.fall.n; got != tt.n+1 {
+			t.Errorf("%s: %d in a row", tt.name, got)
+		}
+	}
+}
+
+// Of refusals only those count that began after the last one was heard, and of tokens those
+// of one that was asked for after another was refused.
+func TestWhichRefusalsCount(t *testing.T) {
+	for _, began := range []time.Duration{-1, 0, 1} {
+		r := newRig(t, overlapping())
+		x := r.s.byNumber(r.begin())
+		r.s.ep = episode{on: true, n: 1, heard: x.began.Add(-began)}
+		r.s.refused(x, false, r.now)
+		if counts := r.s.ep.n == 2; counts != (began >= 0) {
+			t.Errorf("begun %v after: counts %v", began, counts)
+		}
+		r = newRig(t, loginTokens())
+		x = r.s.byNumber(r.begin())
+		r.s.tokenRefused = x.began.Add(-began)
+		r.s.refused(x, false, r.now)
+		if r.s.ep.on != (began >= 0) {
+			t.Errorf("a token begun %v after: counts %v", began, r.s.ep.on)
+		}
+	}
+}

@@ -115,7 +115,7 @@ type (
 )
 
 // Effects are what follows from an event. The slices are State's: they are good until
-// the next call of Step, Choose, HandOut or Bind.
+// the next call of Step, HandOut or Bind.
 //
 // What may take long, and so be overtaken, is not here but a level: Marks and Ends
 // only say that State.Going and State.Ends have other answers than before, and whoever

@@ -97,10 +97,7 @@ func (s *State) drop(x *session) {
 }
 
 func remove(list []*session, x *session) []*session {
-	if i := slices.Index(list, x); i >= 0 {
-		return slices.Delete(list, i, i+1)
-	}
-	return list
+	return slices.DeleteFunc(list, func(other *session) bool { return other == x })
 }
 
 // loginSucceeded is for a login that has got what it went for.

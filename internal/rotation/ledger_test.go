@@ -2,7 +2,9 @@ package rotation
 
 import (
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 )
 
 // inState returns a rig with a session in the given state, and no other but what brought
@@ -276,5 +278,230 @@ func TestANeighbourThatGoesInItsPlace(t *testing.T) {
 		if open := r.s.pools[0].drain.open; open {
 			t.Error("it is still somebody's turn")
 		}
+	}
+}
+
+// Marks say that Going has other answers than before.
+func TestWhenMarksChange(t *testing.T) {
+	r, ids := rotated(t, overlapping(), 2)
+	if r.fx.Marks {
+		t.Error("before anybody goes")
+	}
+	r.end(ids[1])
+	if r.fx.Marks {
+		t.Error("when one ends that wasn't going")
+	}
+	r.connect()
+	if r.fx.Marks {
+		t.Error("when one is handed out")
+	}
+	r.settle(0)
+	if r.until(r.s.pools[0].drain.slot()); !r.fx.Marks {
+		t.Error("when one may go it isn't said")
+	}
+	if r.end(ids[0]); !r.fx.Marks {
+		t.Error("when one has gone it isn't said")
+	}
+}
+
+// What is to be closed is said, and those who wait for its room look.
+func TestWhatIsToBeClosedIsSaid(t *testing.T) {
+	r := newRig(t, overlapping())
+	id := r.begin()
+	r.ok(id)
+	r.step(GivenBack{Session: id})
+	r.after(r.s.spareTTL() - 1)
+	if len(r.fx.Close) != 0 {
+		t.Fatalf("%v is to be closed", r.fx.Close)
+	}
+	r.after(1)
+	if !slices.Equal(r.fx.Close, []SessionID{id}) || !r.fx.Look {
+		t.Errorf("%v is to be closed, look %v", r.fx.Close, r.fx.Look)
+	}
+}
+
+// Sessions' memory is used again.
+func TestSessionsMemoryIsUsedAgain(t *testing.T) {
+	r := newRig(t, overlapping())
+	x := r.s.byNumber(r.connect())
+	r.end(x.id)
+	if y := r.s.byNumber(r.begin()); y != x {
+		t.Error("it isn't")
+	}
+}
+
+// A failure of another kind ends a row of logins that were given up; one of the connector's
+// own that is given up puts the next one off.
+func TestWhatEndsARowOfLoginsThatAreGivenUp(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.step(LoginAbandoned{Session: r.begin()})
+	r.step(LoginAbandoned{Session: r.begin()})
+	if r.fail(r.begin()); r.s.abandoned != 0 {
+		t.Errorf("after a failure there are %d", r.s.abandoned)
+	}
+	r.step(LoginAbandoned{Session: r.begin()})
+	if r.refuse(r.begin()); r.s.abandoned != 0 {
+		t.Errorf("after a refusal there are %d", r.s.abandoned)
+	}
+	r.step(Waiting{N: 1})
+	r.after(retryMin)
+	r.step(LoginAbandoned{Session: r.own(Prove)})
+	if r.s.abandoned != 0 || r.s.retryAt != r.now.Mono.Add(retryMin) {
+		t.Errorf("after one of the connector's own: %d, and it is put off by %v", r.s.abandoned, r.s.retryAt.Sub(r.now.Mono))
+	}
+}
+
+func TestAfterCloseWhatIsGivenBackIsClosed(t *testing.T) {
+	r := newRig(t, overlapping())
+	id := r.begin()
+	r.ok(id)
+	r.step(Closed{})
+	r.step(GivenBack{Session: id})
+	r.state(id, Closing)
+	if got := r.s.Session(id).Reason; got != ByClose {
+		t.Errorf("its reason is %v", got)
+	}
+}
+
+// Where one was found dead that was about to be handed out, all spares are closed, and
+// nothing else is.
+func TestSparesAreDistrustedTogether(t *testing.T) {
+	r := newRig(t, overlapping())
+	pooled := r.connect()
+	promised, a, b := r.begin(), r.begin(), r.begin()
+	under := r.begin()
+	for _, id := range []SessionID{promised, a, b} {
+		r.ok(id)
+	}
+	r.s.pools[0].limit = 10
+	r.step(Waiting{N: 1})
+	r.step(GivenBack{Session: a})
+	r.step(GivenBack{Session: b})
+	r.end(promised)
+	r.state(a, Closing)
+	r.state(b, Closing)
+	r.state(under, LoggingIn)
+	r.state(pooled, Pooled)
+}
+
+// A session whose end can't be seen replaces only its like.
+func TestOnlyUntrackedSessionsReplaceOneAnother(t *testing.T) {
+	r := newRig(t, overlapping())
+	hand := func(untracked bool) SessionID {
+		id := r.begin()
+		r.step(LoginSucceeded{Session: id, Untracked: untracked})
+		r.s.HandOut(id, r.now)
+		r.step(Tick{})
+		return id
+	}
+	seen := hand(false)
+	if r.s.untracked {
+		t.Error("a session whose end is seen is taken for another")
+	}
+	first := hand(true)
+	after := hand(false)
+	if !r.s.untracked {
+		t.Error("that there are untracked ones is forgotten")
+	}
+	second := hand(true)
+	r.state(seen, Pooled)
+	r.state(first, NoSession)
+	r.state(after, Pooled)
+	r.state(second, Pooled)
+	if !slices.Equal(r.fx.Gone, nil) && r.fx.Gone[0] != first {
+		t.Errorf("gone: %v", r.fx.Gone)
+	}
+}
+
+// Those whose end can't be seen have gone a checkout after they might, and a little: each by
+// itself, and only they.
+func TestUntrackedSessionsAreExpectedToGo(t *testing.T) {
+	r, ids := rotated(t, overlapping(), 3)
+	r.s.untracked = true
+	x := r.s.byNumber(ids[0])
+	x.untracked = true
+	r.s.byNumber(ids[2]).untracked = true // it isn't going
+	r.s.versions[1].dead = true           // all but it
+	r.step(Held{Session: ids[2]})
+	r.state(ids[0], Going)
+	r.state(ids[1], Going)
+	gone := r.now.Mono.Add(r.s.cfg.MaxInUse + untrackedSlack)
+	owed, ended := r.s.pools[0].owed, r.s.counts.Ended[Revoked]
+	r.until(gone - 1)
+	r.state(ids[0], Going)
+	if r.s.expectGone(r.now) != gone {
+		t.Errorf("it looks again %v later", r.s.expectGone(r.now).Sub(gone))
+	}
+	r.until(gone)
+	r.state(ids[0], NoSession)
+	r.state(ids[1], Going)
+	r.state(ids[2], Pooled)
+	if !slices.Equal(r.fx.Gone, ids[:1]) {
+		t.Errorf("gone: %v", r.fx.Gone)
+	}
+	if r.s.pools[0].owed != owed+1 || r.s.counts.Ended[Revoked] != ended+1 {
+		t.Errorf("owed %d, was %d; ended %d, was %d", r.s.pools[0].owed, owed, r.s.counts.Ended[Revoked], ended)
+	}
+}
+
+// A session that a pool gets is one less that it is owed.
+func TestWhatAPoolGetsItIsOwedNoMore(t *testing.T) {
+	for _, tt := range []struct{ owed, want int }{{0, 0}, {1, 0}, {2, 1}} {
+		r := newRig(t, overlapping())
+		id := r.begin()
+		r.ok(id)
+		p := r.s.pools[0]
+		p.owed = tt.owed
+		if r.s.HandOut(id, r.now); p.owed != tt.want {
+			t.Errorf("owed %d, then %d", tt.owed, p.owed)
+		}
+	}
+}
+
+// A pool that has had a session may want one at any time: a new credential is proven.
+func TestAPoolThatWasUsedIsInUse(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.end(r.connect())
+	r.read(2)
+	r.own(Prove)
+}
+
+// Who goes with others of an older birth is their neighbour.
+func TestNeighbours(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		byAge  bool
+		line   time.Duration // from its birth
+		open   bool
+		closed time.Duration // before now
+		want   bool
+	}{
+		{"in a turn, older than the line", true, 1, true, 0, true},
+		{"at the line", true, 0, true, 0, true},
+		{"a little younger", true, -drift, true, 0, true},
+		{"younger", true, -drift - 1, true, 0, false},
+		{"just after a turn", true, 0, false, drift - 1, true},
+		{"long after one", true, 0, false, drift, false},
+		{"in a pool that can choose", false, 0, true, 0, false},
+	} {
+		r := newRig(t, inPlace())
+		id := r.connect()
+		x, p := r.s.byNumber(id), r.s.pools[0]
+		p.byAge = tt.byAge
+		p.drain.line, p.drain.open, p.drain.closed = x.born.Add(tt.line), tt.open, r.now.Mono.Add(-tt.closed)
+		if got := p.isNeighbour(x, r.now); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+		if !tt.want {
+			continue
+		}
+		r.s.over(x, r.now)
+		if got := r.s.counts.Ended[Neighbour]; got != 1 {
+			t.Errorf("%s: %v have ended as one", tt.name, got)
+		}
+	}
+	r := newRig(t, inPlace())
+	if x := r.s.byNumber(r.connect()); r.s.pools[0].isNeighbour(x, r.now) {
+		t.Error("without a turn it is one")
 	}
 }

@@ -69,7 +69,7 @@ func (s *State) poolClosed(id PoolID, now Now) {
 			s.move(x, Pooled, NotRetired, now)
 		}
 	}
-	p.managed, p.closed, p.owed, p.refill, p.drain = false, true, 0, false, drain{}
+	p.managed, p.closed, p.refill, p.drain = false, true, false, drain{}
 }
 
 // countPools counts what each pool has or is about to have, and notes its peak. The
@@ -113,7 +113,6 @@ func (s *State) room() (free int, ready bool) {
 // crowded reports whether a caller's login must wait for a session that is just being
 // closed to make room for it, and until when.
 func (s *State) crowded(p *pool, now Now) (until Instant, crowded bool) {
-	s.countPools()
 	free, ready := s.room()
 	if p.count >= p.peak {
 		free++ // the pool grows, and its peak with it

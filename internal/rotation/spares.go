@@ -70,13 +70,12 @@ type plannedLogin struct {
 func (s *State) planLogins(now Now) (wake Instant) {
 	wake = Never
 	c := s.current()
-	if s.wanted != 0 && now.Mono >= s.wanted.Add(patience) {
+	if now.Mono >= s.wanted.Add(patience) {
 		s.wanted = 0
 	}
 	if c == nil || s.closed || s.hardEnd(c).Past(now) { // another token comes with the login's read
 		return wake
 	}
-	s.countPools()
 	free, ready := s.room()
 	if !ready {
 		return wake // its end, or what comes of it, brings us back
