@@ -58,10 +58,7 @@ type drain struct {
 // slot is when the next session should be told so that all are by the end of the drain,
 // at an even pace.
 func (d *drain) slot() Instant {
-	if d.to <= d.told {
-		return d.told
-	}
-	return d.told.Add(d.to.Sub(d.told) / time.Duration(d.untold+1))
+	return d.told.Add(max(0, d.to.Sub(d.told)) / time.Duration(d.untold+1))
 }
 
 // exposed reports whether those who have been told and are still there must be in use.
@@ -77,12 +74,12 @@ func (d *drain) overdue(now Now) bool {
 }
 
 // late reports whether time is running out: sessions then go without a spare.
-func (d *drain) late(now Now) bool { return d.lazy != Never && now.Mono >= d.lazy.Add(d.gap) }
+func (d *drain) late(now Now) bool { return now.Mono >= d.lazy.Add(d.gap) }
 
 // planDrain decides who is to go from each pool and whose turn it is.
 func (s *State) planDrain(now Now) (wake Instant) {
 	wake = Never
-	heir := VersionID(0)
+	var heir VersionID
 	for i, v := range slices.Backward(s.versions) {
 		v.outdated = s.outdated(v, now)
 		if s.succeeds(i, now) {
@@ -311,11 +308,7 @@ func (d *drain) next(now Now) Instant {
 // tellNext tells sessions that they are to go, as far as it is time.
 func (s *State) tellNext(p *pool, now Now) {
 	d := &p.drain
-	for now.Mono >= d.next(now) {
-		x := p.oldest()
-		if x == nil {
-			return
-		}
+	for x := p.oldest(); x != nil && now.Mono >= d.next(now); x = p.oldest() {
 		s.move(x, Due, x.why, now)
 		d.told, d.hidden = now.Mono, true
 		s.survey(p)
@@ -374,13 +367,9 @@ func (s *State) drainWake(p *pool, now Now) (wake Instant) {
 		}
 	}
 	later(d.next(now))
-	if d.lazy != Never {
-		later(d.lazy.Add(-spareLead))
-		later(d.lazy.Add(d.gap))
-	}
-	if d.leaving > 0 {
-		later(d.to)
-	}
+	later(d.lazy.Add(-spareLead))
+	later(d.lazy.Add(d.gap))
+	later(d.to)
 	if d.open && len(s.pools) > 1 {
 		later(max(d.told, d.opened).Add(exposure))
 	}

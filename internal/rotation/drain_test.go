@@ -427,3 +427,396 @@ func TestADrainGoesOnWhileItsHeirChanges(t *testing.T) {
 		t.Errorf("%d went because they were superseded", got)
 	}
 }
+
+// What follows from how a drain stands, at the instant 1000.
+func TestHowADrainStands(t *testing.T) {
+	now := Now{Mono: Instant(1000 * sec)}
+	at := func(d time.Duration) Instant { return now.Mono.Add(d) }
+	ago := at(-exposure)
+	for _, tt := range []struct {
+		name                   string
+		d                      drain
+		exposed, overdue, late bool
+		next                   Instant
+	}{
+		{"nobody goes", drain{lazy: Never}, true, false, false, Never},
+		{"nobody is told, the last turn hid somebody", drain{hidden: true, lazy: Never}, true, false, false, Never},
+		{
+			"two of three are to be told",
+			drain{told: at(-2 * sec), to: at(4 * sec), leaving: 3, untold: 2, due: 1, lazy: Never},
+			true, false, false, at(0),
+		},
+		{
+			"one who was told may be idle, and it isn't anybody's turn",
+			drain{told: at(-2 * sec), to: at(4 * sec), leaving: 3, untold: 2, due: 1, hidden: true, lazy: at(7)},
+			false, false, false, at(7),
+		},
+		{
+			"it is its turn",
+			drain{told: at(-3), opened: at(-2), to: at(-1), leaving: 3, untold: 2, due: 1, hidden: true, open: true, lazy: Never},
+			false, false, false, at(exposure - 2),
+		},
+		{
+			"it was told after the turn began",
+			drain{told: at(-2), opened: at(-3), to: at(-1), leaving: 3, untold: 2, due: 1, hidden: true, open: true, lazy: Never},
+			false, false, false, at(exposure - 2),
+		},
+		{
+			"and others have to go soon",
+			drain{told: at(-2), opened: at(-3), to: at(-1), leaving: 3, untold: 2, due: 1, hidden: true, open: true, lazy: at(1)},
+			false, false, false, at(1),
+		},
+		{
+			"it must be in use, and the time is over",
+			drain{told: ago, opened: ago - 1, to: at(0), leaving: 1, untold: 1, due: 1, hidden: true, open: true, lazy: Never},
+			true, true, false, at(-exposure / 2),
+		},
+		{
+			"and it is not over",
+			drain{told: ago, opened: ago, to: at(1), leaving: 1, untold: 0, due: 1, hidden: true, open: true, lazy: Never},
+			true, false, false, Never,
+		},
+		{"nobody leaves any more", drain{to: at(-1), due: 1, lazy: Never}, true, false, false, Never},
+		{"it is interrupted", drain{leaving: 1, lazy: Never}, true, false, false, Never},
+		{"the next is late", drain{lazy: at(-5), gap: 5}, true, false, true, at(-5)},
+		{"the next isn't yet", drain{lazy: at(-5), gap: 6}, true, false, false, at(-5)},
+	} {
+		d := &tt.d
+		if got := d.exposed(now); got != tt.exposed {
+			t.Errorf("%s: exposed %v", tt.name, got)
+		}
+		if got := d.overdue(now); got != tt.overdue {
+			t.Errorf("%s: overdue %v", tt.name, got)
+		}
+		if got := d.late(now); got != tt.late {
+			t.Errorf("%s: late %v", tt.name, got)
+		}
+		if got := d.next(now); got != tt.next {
+			t.Errorf("%s: the next in %v, want %v", tt.name, got.Sub(now.Mono), tt.next.Sub(now.Mono))
+		}
+	}
+}
+
+func TestWhoWantsASpare(t *testing.T) {
+	now := Now{Mono: Instant(1000 * sec)}
+	for _, tt := range []struct {
+		d    drain
+		want bool
+	}{
+		{drain{lazy: Never}, false},
+		{drain{lazy: Never, due: 1}, true},
+		{drain{lazy: Never, leaving: 1}, true},
+		{drain{lazy: now.Mono.Add(spareLead)}, true},
+		{drain{lazy: now.Mono.Add(spareLead + 1)}, false},
+	} {
+		if got := (&pool{drain: tt.d}).wantsSpare(now); got != tt.want {
+			t.Errorf("%+v: %v", tt.d, got)
+		}
+	}
+}
+
+// When there may be something else to decide.
+func TestWhenADrainWakes(t *testing.T) {
+	now := Now{Mono: Instant(1000 * sec)}
+	at := func(d time.Duration) Instant { return now.Mono.Add(d) }
+	for _, tt := range []struct {
+		name  string
+		d     drain
+		pools int
+		x     session
+		want  Instant
+	}{
+		{"never", drain{lazy: Never}, 1, session{by: Never}, Never},
+		{"a session must have been told", drain{lazy: Never}, 1, session{by: at(5)}, at(5)},
+		{"one that goes at once", drain{lazy: Never}, 1, session{by: at(5), need: leaveNow}, Never},
+		{"one is late by now", drain{lazy: Never}, 1, session{by: at(0)}, Never},
+		{"the next one's spare", drain{lazy: at(2 * sec)}, 1, session{by: Never}, at(sec)},
+		{"the next one", drain{lazy: at(sec / 2), gap: sec}, 1, session{by: Never}, at(sec / 2)},
+		{"it is late", drain{lazy: at(-1), gap: 3}, 1, session{by: Never}, at(2)},
+		{"the time is over", drain{lazy: Never, leaving: 1, to: at(5)}, 1, session{by: Never}, at(5)},
+		{"it is in use", drain{lazy: Never, open: true, told: at(-1), opened: at(-2)}, 2, session{by: Never}, at(exposure - 1)},
+		{"since its turn began", drain{lazy: Never, open: true, told: at(-2), opened: at(-1)}, 2, session{by: Never}, at(exposure - 1)},
+		{"there is no other pool", drain{lazy: Never, open: true, told: at(-1), opened: at(-2)}, 1, session{by: Never}, Never},
+		{"it isn't anybody's turn", drain{lazy: Never, told: at(-1), opened: at(-2)}, 2, session{by: Never}, Never},
+	} {
+		s := New(overlapping())
+		p := &pool{drain: tt.d, members: []*session{&tt.x}}
+		s.pools = append([]*pool{p}, make([]*pool, tt.pools-1)...)
+		if got := s.drainWake(p, now); got != tt.want {
+			t.Errorf("%s: in %v, want %v", tt.name, got.Sub(now.Mono), tt.want.Sub(now.Mono))
+		}
+	}
+}
+
+// A turn begins and ends, and the line is the youngest's whose turn it is.
+func TestTurns(t *testing.T) {
+	for _, tt := range []struct{ open, turn bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
+		r := newRig(t, overlapping())
+		ids := r.fill(3)
+		p := r.s.pools[0]
+		d := &p.drain
+		for _, id := range ids[:2] { // the third stays
+			x := r.s.byNumber(id)
+			x.need, x.state, x.why = leaving, Due, Superseded
+		}
+		d.open, d.hidden, d.opened, d.closed, d.line = tt.open, true, 7, 8, 9
+		r.s.setTurn(p, tt.turn, r.now)
+		opened, closed, line := Instant(7), Instant(8), Instant(9)
+		if tt.turn && !tt.open {
+			opened = r.now.Mono
+		}
+		if tt.open && !tt.turn {
+			closed = r.now.Mono
+		}
+		if tt.turn {
+			line = r.s.byNumber(ids[1]).born
+		}
+		if d.open != tt.turn || d.opened != opened || d.closed != closed || d.line != line {
+			t.Errorf("%+v: open %v since %d, closed at %d, the line at %d", tt, d.open, d.opened, d.closed, d.line)
+		}
+	}
+}
+
+// It isn't anybody's turn before somebody is told, though a spare is ready.
+func TestNoTurnWithoutAnybodyWhoIsTold(t *testing.T) {
+	r, _ := rotated(t, overlapping(), 3)
+	if r.s.pools[0].drain.open || len(r.in(Spare)) != 1 {
+		t.Errorf("open %v, spares %v", r.s.pools[0].drain.open, r.in(Spare))
+	}
+}
+
+// Why somebody is to go may change.
+func TestAReasonMayChange(t *testing.T) {
+	r, ids := rotated(t, overlapping(), 3)
+	r.until(r.s.pools[0].drain.slot())
+	if got := r.s.Session(ids[0]).Reason; got != Superseded {
+		t.Fatalf("it goes as %v", got)
+	}
+	r.s.versions[1].dead = true
+	r.step(Tick{})
+	if got := r.s.Session(ids[0]).Reason; got != Revoked {
+		t.Errorf("when its role is dead it goes as %v", got)
+	}
+}
+
+// What is noted of one that leaves its pool.
+func TestWhatIsNotedOfOneThatLeaves(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		drain, old bool
+		why        Reason
+		gone, owed int
+	}{
+		{"in a drain", true, true, Superseded, 1, 1},
+		{"in a drain, because the application closed it", true, true, NotRetired, 0, 0},
+		{"in a drain, of the latest version", true, false, Aged, 0, 1},
+		{"for its age", false, false, Aged, 0, 1},
+		{"of an old version, after the drain", false, true, Superseded, 0, 1},
+	} {
+		r := newRig(t, overlapping())
+		x := r.s.byNumber(r.connect())
+		p := r.s.pools[0]
+		p.drain = drain{open: true}
+		if tt.drain {
+			p.drain.began = r.now.Mono
+		}
+		if tt.old {
+			x.v.superseded = r.now.Mono
+		}
+		r.s.left(x, tt.why, r.now)
+		if p.drain.gone != tt.gone || p.owed != tt.owed || p.refill != (tt.owed > 0) {
+			t.Errorf("%s: %d gone, %d owed, refill %v", tt.name, p.drain.gone, p.owed, p.refill)
+		}
+		if p.drain.open || p.drain.closed != r.now.Mono {
+			t.Errorf("%s: it is still somebody's turn", tt.name)
+		}
+	}
+}
+
+// A pool takes up the spare that is ready, unless who is awaited is in use.
+func TestWhichPoolTakesUpASpare(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		open, hidden bool
+		opened       time.Duration // ago
+		want         bool
+	}{
+		{"it isn't anybody's turn", false, false, time.Hour, true},
+		{"it may be idle", true, true, exposure - 1, true},
+		{"it is in use", true, true, exposure, false},
+	} {
+		r, ids := rotated(t, overlapping(), 2)
+		r.until(r.s.pools[0].drain.slot())
+		r.state(ids[0], Going)
+		p := r.s.pools[0]
+		p.drain.open, p.drain.hidden = tt.open, tt.hidden
+		p.drain.opened = r.now.Mono.Add(-tt.opened)
+		p.drain.told = p.drain.opened
+		p.drain.to = r.now.Mono.Add(time.Hour)
+		if got := r.s.planPool(p, 2, true, r.now); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}
+
+// When a session must have been told to go.
+func TestWhenASessionMustGo(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		lifetime time.Duration
+		left     time.Duration // of the credential; 0: no end
+		by       time.Duration
+		why      Reason
+		last     bool
+	}{
+		{"no end", 0, 0, -1, Aged, false},
+		{"its age", 40 * sec, 0, 40 * sec, Aged, false},
+		{"its credential ends later", 40 * sec, time.Hour, 40 * sec, Aged, false},
+		{"it ends first", time.Hour, 30 * time.Minute, 30*time.Minute - 10*sec, Ending, false},
+		{"it ends a checkout after", 40 * sec, 50 * sec, 40 * sec, Aged, false},
+		{"and a bit less", 40 * sec, 50*sec - 1, 40*sec - 1, Ending, false},
+		{"born when others went", 40 * sec, 11 * sec, 11 * sec, Ending, true},
+		{"born then, and its time is over as it ends", 11 * sec, 11 * sec, 11 * sec, Aged, false},
+		{"born then, and its time is over before", 10 * sec, 11 * sec, 10 * sec, Aged, false},
+	} {
+		cfg := overlapping()
+		cfg.MaxLifetime = tt.lifetime
+		r := newRig(t, cfg)
+		if tt.left > 0 {
+			r.readUser(1, 1, start.Wall.Add(tt.left))
+		}
+		x := r.s.byNumber(r.connect())
+		by, why := r.s.mustGoBy(x, r.s.pools[0], r.now)
+		want := Never
+		if tt.by >= 0 {
+			want = r.now.Mono.Add(tt.by)
+		}
+		if by != want || why != tt.why || x.last != tt.last {
+			t.Errorf("%s: in %v as %v, last %v", tt.name, by.Sub(r.now.Mono), why, x.last)
+		}
+	}
+}
+
+// Over how much time retirements without a rotation are spread, and how far apart they are.
+func TestGaps(t *testing.T) {
+	for _, tt := range []struct {
+		lifetime, drain time.Duration
+		members         int
+		spread, gap     time.Duration
+	}{
+		{40 * sec, 10 * sec, 1, 8 * sec, sec},
+		{40 * sec, 10 * sec, 20, 8 * sec, 400 * ms},
+		{0, 10 * sec, 20, 10 * sec, 500 * ms},
+		{0, 600 * ms, 1, 600 * ms, 600 * ms},
+		{0, 600 * ms, 0, 600 * ms, 600 * ms},
+		{0, 0, 1, 0, 0},
+	} {
+		s := New(Config{DrainTime: tt.drain})
+		s.lifetime = tt.lifetime
+		p := &pool{members: make([]*session, tt.members)}
+		if s.spread() != tt.spread || s.gap(p) != tt.gap {
+			t.Errorf("%+v: spread over %v, %v apart", tt, s.spread(), s.gap(p))
+		}
+	}
+}
+
+// The next must be told early enough for it and all after it to go in time: those of them
+// that must go at some time and aren't the last.
+func TestWhoCountsForThePace(t *testing.T) {
+	s := New(Config{DrainTime: 5 * sec})
+	v := &version{}
+	at := Instant(1000 * sec)
+	p := &pool{members: []*session{
+		{v: v, by: Never, state: Pooled},
+		{v: v, by: at, state: Pooled, need: aging, last: true},
+		{v: v, by: at + 5, state: Pooled, need: aging},
+		{v: v, by: at + 7, state: Pooled, need: stay},
+		{v: v, by: at, state: Going, need: leaveNow},
+	}}
+	s.survey(p)
+	if d := p.drain; d.due != 1 || d.leaving != 0 || d.gap != sec || d.lazy != (at+7).Add(-2*sec) {
+		t.Errorf("%+v", d)
+	}
+}
+
+// A drain that is interrupted goes on with its whole time, and so does one for whose sake
+// there is another version by now.
+func TestTheTimeOfADrain(t *testing.T) {
+	r, ids := rotated(t, overlapping(), 1)
+	d := &r.s.pools[0].drain
+	if d.heir != 2 || !r.s.pools[0].refill {
+		t.Errorf("heir %d, refill %v", d.heir, r.s.pools[0].refill)
+	}
+	r.s.ep.on, r.s.ep.next = true, Never
+	if r.step(Tick{}); d.to != 0 {
+		t.Errorf("interrupted, it is to be done at %v", d.to)
+	}
+	r.s.ep.on = false
+	r.after(sec)
+	if want := r.s.drainEnd(r.now); d.to != want {
+		t.Errorf("it is to be done in %v, want %v", d.to.Sub(r.now.Mono), want.Sub(r.now.Mono))
+	}
+	r.readUser(3, 1, time.Time{})
+	r.s.versions[0].proven = true
+	if r.after(sec); d.heir != 3 || d.to != r.s.drainEnd(r.now) {
+		t.Errorf("with another version: heir %d, to be done in %v", d.heir, d.to.Sub(r.now.Mono))
+	}
+	to := d.to
+	if r.after(sec); d.to != to {
+		t.Errorf("then it is to be done in %v", d.to.Sub(r.now.Mono))
+	}
+	r.s.versions[2].dead = true // now they go at once
+	for range 2 {
+		if r.step(Tick{}); d.to != 0 {
+			t.Errorf("when all go at once it is to be done in %v", d.to.Sub(r.now.Mono))
+		}
+	}
+	r.state(ids[0], Going)
+}
+
+// That a drain begins is told when somebody is told to go, and that it is done only if that
+// was; each time.
+func TestWhatIsToldOfDrains(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	for v := VersionID(2); v <= 3; v++ {
+		r.told = nil
+		r.readUser(v, 1, time.Time{})
+		for r.s.pools[0].drain.began == 0 {
+			if r.step(Tick{}); !r.act() {
+				r.until(r.fx.Wake)
+			}
+		}
+		if r.heard(DrainBegan) != 0 {
+			t.Error("it is told before anybody is told to go")
+		}
+		r.settle(11 * sec)
+		if r.heard(DrainBegan) != 1 || r.heard(DrainDone) != 1 {
+			t.Errorf("told %d and %d times", r.heard(DrainBegan), r.heard(DrainDone))
+		}
+		for _, n := range r.told {
+			if (n.Kind == DrainBegan || n.Kind == DrainDone) && n.Version != v {
+				t.Errorf("told of %+v", n)
+			}
+		}
+		r.connect()
+	}
+	r.told = nil
+	r.readUser(4, 1, time.Time{})
+	r.s.versions[0].proven = true
+	r.step(Tick{})
+	if r.s.pools[0].drain.began == 0 {
+		t.Fatal("there is no drain")
+	}
+	r.readUser(3, 1, time.Time{})
+	r.step(Tick{})
+	if r.heard(DrainBegan) != 0 || r.heard(DrainDone) != 0 || r.s.counts.Drains != 2 || r.s.pools[0].drain.began != 0 {
+		t.Errorf("one that was taken back: told %d and %d times, %d count", r.heard(DrainBegan), r.heard(DrainDone), r.s.counts.Drains)
+	}
+	r = newRig(t, overlapping())
+	r.connect()
+	r.settle(41 * sec)
+	if r.heard(DrainBegan) != 0 || r.s.counts.Ended[Aged] != 1 {
+		t.Errorf("for one that goes for its age: told %d times", r.heard(DrainBegan))
+	}
+}
