@@ -1,6 +1,7 @@
 package line
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -151,5 +152,64 @@ func TestTheLineIsNotSetTooOften(t *testing.T) {
 	}
 	if sets > 501 {
 		t.Errorf("%d times in a second", sets)
+	}
+}
+
+// The longer one that is in use is awaited the less often the line is set anew: from four
+// times a second to once a minute. For another one, or the same one again, that begins anew.
+func TestHowLongOneIsAwaited(t *testing.T) {
+	l := New(time.Hour)
+	born(t, l, 0, 10*ms)
+	for _, tt := range []struct {
+		now     time.Duration
+		going   rotation.SessionID
+		refresh time.Duration
+	}{
+		{time.Second, 2, 250 * ms},
+		{5 * time.Second, 2, 250 * ms},
+		{17 * time.Second, 2, time.Second},
+		{161 * time.Second, 2, 10 * time.Second},
+		{time.Hour, 2, time.Minute},
+		{time.Hour + time.Second, 1, 10 * ms / 4}, // another one, which has a neighbour
+		{time.Hour + 2*time.Second, 2, 250 * ms},
+		{time.Hour + 34*time.Second, 2, 2 * time.Second},
+		{time.Hour + 35*time.Second, 0, 0}, // let go
+		{time.Hour + 36*time.Second, 2, 250 * ms},
+	} {
+		_, wake := l.Step(going(tt.going), at(tt.now))
+		if want := at(tt.now + tt.refresh); tt.going != 0 && wake != want {
+			t.Errorf("at %v: looks again in %v, want %v", tt.now, wake.Sub(at(tt.now)), tt.refresh)
+		}
+	}
+}
+
+// What the package's comments promise in numbers. Other tests go by the names.
+func TestNumbersThatArePromised(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		got, want time.Duration
+	}{
+		{"between two births", Spacing, ms / 2},
+		{"until database/sql stamps a session", slack, 2 * ms},
+		{"between two rounds of the cleaner", cleanerGap, 50 * ms},
+		{"until the line is set anew, at the least", minRefresh, 2 * ms},
+		{"at the most", maxRefresh, 250 * ms},
+		{"and for one that is in use for long", longRefresh, time.Minute},
+		{"of a connection, without a limit", Unlimited, math.MaxInt64 / 4},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, tt.got, tt.want)
+		}
+	}
+}
+
+// The line is set some hundred times a second: that allocates nothing.
+func TestStepAllocatesNothing(t *testing.T) {
+	l := New(base)
+	born(t, l, 0, 10*ms)
+	one := going(1)
+	now := at(time.Second)
+	if n := testing.AllocsPerRun(100, func() { l.Step(one, now); now = now.Add(cleanerGap) }); n != 0 {
+		t.Errorf("%v times", n)
 	}
 }
