@@ -318,6 +318,55 @@ func TestOnlyARefusedCredentialIsRefreshed(t *testing.T) {
 	})
 }
 
+// staleRefresher gives the credential that it has until it is told of a refusal, and takes
+// its time for another.
+type staleRefresher struct {
+	*fakeSource
+	told atomic.Int64
+}
+
+func (s *staleRefresher) Refresh(ctx context.Context, _ Credential) (Credential, error) {
+	s.told.Add(1)
+	time.Sleep(100 * time.Millisecond)
+	s.publish("v1", "p2")
+	return s.Credential(ctx)
+}
+
+func newStaleRig(t *testing.T) (*rig, *staleRefresher) {
+	t.Helper()
+	src := &staleRefresher{}
+	r := newRig(t, func(cfg *Config) {
+		src.fakeSource = cfg.Source.(*fakeSource)
+		cfg.Source, cfg.RetryTimeout = src, -1
+	})
+	return r, src
+}
+
+// Whose login is refused waits for what the source gives past its cache, even if it waits for
+// nothing else.
+func TestACallerWaitsForTheRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newStaleRig(t)
+		r.server.grant("v1", "p2")
+		if err := r.query("0s"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The source hears of a refusal of the connector's own logins as well.
+func TestARefusalThatNobodyHearsIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, src := newStaleRig(t)
+		r.fill(1)
+		r.source.publish("v1", "wrong")
+		time.Sleep(time.Second)
+		if src.told.Load() == 0 {
+			t.Error("it isn't told")
+		}
+	})
+}
+
 func TestBurstThatGrowsOldLeavesNoCliff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
@@ -1181,4 +1230,51 @@ func TestOneFailedLoginFailsOneCaller(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Close ends the logins that are under way, whatever the server does, and their callers'
+// wait.
+func TestCloseEndsLoginsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.LoginTimeout = -1 })
+		r.server.latency = time.Hour
+		failed := make(chan error, 2)
+		for range cap(failed) { // the second waits for the first
+			go func() {
+				_, err := r.c.Connect(context.Background())
+				failed <- err
+			}()
+		}
+		time.Sleep(100 * time.Millisecond)
+		start := time.Now()
+		_ = r.c.Close()
+		for range cap(failed) {
+			if err := <-failed; !errors.Is(err, ErrClosed) {
+				t.Errorf("Connect: %v", err)
+			}
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("that takes %v", took)
+		}
+		if n, _ := r.server.attempts("v1"); n != 0 {
+			t.Errorf("%d logins have come through", n)
+		}
+	})
+}
+
+// When Close returns, what it closes is closed.
+func TestCloseWaitsForWhatItCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.fill(5)
+		r.rotate("v2")
+		for r.server.open("v2") == 0 { // a spare: nothing has been asked for
+			time.Sleep(time.Millisecond)
+		}
+		r.server.set(func(s *fakeServer) { s.closing = 100 * time.Millisecond })
+		_ = r.c.Close()
+		if n := r.server.open("v2"); n != 0 {
+			t.Errorf("%d spares are open", n)
+		}
+	})
 }

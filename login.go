@@ -367,16 +367,12 @@ type loginError struct {
 }
 
 func newLoginError(opener Opener, err error) *loginError {
-	e := &loginError{err: err, refused: opener.Refused(err)}
+	e := &loginError{err: err, text: err.Error(), refused: opener.Refused(err)}
 	if o, ok := opener.(interface{ Code(error) string }); ok {
 		e.code = o.Code(err)
 	} else {
 		e.code = sqlState(err)
 	}
-	if errors.Is(err, driver.ErrBadConn) {
-		e.err = fmt.Errorf("sqlrotate: the connection broke during the login: %v", err) //nolint:errorlint // database/sql would retry it
-	}
-	e.text = e.err.Error()
 	return e
 }
 

@@ -158,6 +158,28 @@ func TestFallbackIsUsableToTheEndOfACheckout(t *testing.T) {
 	})
 }
 
+// A login with a predecessor that takes until less than a checkout is left is not used.
+func TestFallbackThatTakesTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) {
+			cfg.Window = Window{Overlap: 10 * time.Minute, Lag: -1, MaxInUse: time.Minute}
+			cfg.RetryTimeout = -1
+		})
+		r.fill(1)
+		r.db.SetMaxIdleConns(-1)
+		r.source.publish("v2", "there is no such role")
+		time.Sleep(9*time.Minute - 2*time.Second)
+		r.server.set(func(s *fakeServer) { s.latency = 4 * time.Second })
+		var refused *RefusedError
+		if conn, err := r.c.Connect(t.Context()); !errors.As(err, &refused) {
+			t.Errorf("%v, %v", conn, err)
+		}
+		if _, ok := r.server.attempts("v1"); ok < 2 {
+			t.Error("no login has come through")
+		}
+	})
+}
+
 // A drain that is done is told of, and counted from the rotation on.
 func TestDrainThatIsDoneIsToldOf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -608,4 +609,113 @@ func (s *service) spareIsAlive() bool {
 	defer func() { _ = conn.Close() }()
 	_, err = conn.ExecContext(s.Context(), "select 1")
 	return !errors.Is(err, driver.ErrBadConn)
+}
+
+// What is dialled after the login was given up is closed.
+func TestWhatIsDialledTooLateIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer func() { _ = server.Close() }()
+		s := &session{
+			calls:  newCalls(&tasks{}, time.Second),
+			dialer: func(context.Context, string, string) (net.Conn, error) { return client, nil },
+		}
+		s.abort()
+		if conn, err := s.dial(t.Context(), "", ""); conn != nil || !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%v, %v", conn, err)
+		}
+		synctest.Wait()
+		if _, err := client.Write([]byte("Q")); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("it is open: %v", err)
+		}
+	})
+}
+
+// probedConn does something of the test's when it is probed.
+type probedConn struct {
+	*fakeConn
+	probed func() error
+}
+
+func (c *probedConn) QueryContext(context.Context, string, []driver.NamedValue) (driver.Rows, error) {
+	return noRows{}, c.probed()
+}
+
+// newProbedRig is one whose connections are probed by a function of the test's.
+func newProbedRig(t *testing.T, probed func(c *fakeConn) error) *rig {
+	t.Helper()
+	return newRig(t, func(cfg *Config) {
+		s := cfg.Opener.(*fakeServer)
+		cfg.ProbeQuery = "who am I"
+		cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial DialFunc) (driver.Conn, error) {
+			conn, err := s.Open(ctx, cred, dial)
+			if err != nil {
+				return nil, err
+			}
+			fake := conn.(*fakeConn)
+			return &probedConn{fake, func() error { return probed(fake) }}, nil
+		}}
+	})
+}
+
+// A connection that breaks while it is probed says nothing about the credential.
+func TestAProbeThatBreaksIsNoRefusal(t *testing.T) {
+	for _, err := range []error{io.ErrUnexpectedEOF, stateError("42501")} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newProbedRig(t, func(*fakeConn) error { return err })
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := r.c.Connect(ctx); err == nil {
+				t.Error("it has connected")
+			}
+			var state stateError
+			r.c.mu.Lock()
+			defer r.c.mu.Unlock()
+			if refusing := r.c.rules.Snapshot(r.c.now()).Refusing; refusing != errors.As(err, &state) {
+				t.Errorf("after %q: refused %v", err, refusing)
+			}
+		})
+	}
+}
+
+// A session that ends between its login and the rules' hearing of it has never been.
+func TestASessionThatEndsAsItIsReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newProbedRig(t, func(c *fakeConn) error { return c.nc.Close() })
+		if _, err := r.c.Connect(t.Context()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Connect: %v", err)
+		}
+		synctest.Wait()
+		r.c.mu.Lock()
+		defer r.c.mu.Unlock()
+		if states := r.c.rules.Snapshot(r.c.now()).States; states != (rotation.Snapshot{}).States || len(r.c.sessions) != 0 {
+			t.Errorf("sessions by state: %v; %d are remembered", states, len(r.c.sessions))
+		}
+	})
+}
+
+// A spare whose server has hung up is found out by a look at its socket.
+func TestASpareThatIsOverIsFoundOut(t *testing.T) {
+	r := newRig(t, nil)
+	s := &session{id: 7, version: &version{}, calls: r.c.calls, ended: r.c.sessionEnded}
+	client, server := newTCP(t).dial(t, s)
+	s.conn = &fakeConn{server: r.server, nc: client}
+	s.settle()
+	r.c.mu.Lock()
+	r.c.sessions[s.id] = s
+	r.c.mu.Unlock()
+	take := rotation.Verdict{Kind: rotation.Take, Session: s.id}
+	if got := r.c.fit(t.Context(), take); got != s {
+		t.Fatal("it isn't fit at first")
+	}
+	_ = server.Close()
+	for deadline := time.Now().Add(10 * time.Second); s.peek() != peekOver; {
+		if time.Now().After(deadline) {
+			t.Fatal("its end doesn't arrive")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if got := r.c.fit(t.Context(), take); got != nil {
+		t.Error("it is still fit")
+	}
 }
