@@ -16,7 +16,7 @@ DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify githu
 
 # What each of these does, in this order.
 LINT_STEPS        = format vet golangci modules clone standalone fetch-check cross
-SOAK_STEPS        = soak-tests soak-simulator fuzz
+SOAK_STEPS        = soak-tests soak-simulator fuzz mutate
 INTEGRATION_STEPS = demo-short vault integration-lint integration-vault integration-kubelet integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
@@ -64,7 +64,7 @@ test: need-test bin/retest ## every promise once, with the race detector
 lint: need-compiler tools ## formats, linters, the modules' files, and the root module by itself
 	$(call each,$(LINT_STEPS))
 
-soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, the simulator, and all fuzz tests for as long together
+soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, the simulator, and all fuzz tests for as long together; mutants of the rules
 	$(call each,$(SOAK_STEPS))
 
 integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, containers, and the kubelet's writer
@@ -85,6 +85,10 @@ fuzz:
 	echo "$$targets" | while read -r package target; do \
 		echo "$$target in $$package"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $${each}s $$package || exit 1; \
 	done
+
+# Each rule is changed, in turn, and some test must notice: a minute or two.
+mutate:
+	go run ./internal/mutate -survivors internal/mutate/survivors.txt ./internal/rotation ./internal/line
 
 bench: postgres ## the benchmarks; BENCH=Connect BENCHTIME=5s choose among them
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem $(PACKAGES)
