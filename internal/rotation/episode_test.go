@@ -751,3 +751,17 @@ func TestWhichRefusalsCount(t *testing.T) {
 		}
 	}
 }
+
+// A success of the latest version that is no proof, because it began before the refusal was
+// heard, is no predecessor's success either.
+func TestASuccessThatIsNoProof(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	a, b := r.begin(), r.begin()
+	r.after(ms)
+	r.refuse(a)
+	r.ok(b)
+	if r.s.ep.helped != 0 || r.s.current().provenAt != 0 {
+		t.Errorf("helped at %v, proven at %v", r.s.ep.helped, r.s.current().provenAt)
+	}
+}
