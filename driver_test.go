@@ -691,7 +691,7 @@ func TestRetirementsOfASaturatedPoolAreSpreadOut(t *testing.T) {
 	old := s.rotate()
 	s.eventually(15*time.Second, "old sessions gone", func() bool { return s.gone(old) })
 	if n := dials.most(); n > 21 {
-		t.Errorf("%d sockets at once, more than the pool's 20 and a standby", n)
+		t.Errorf("%d sockets at once, more than the pool's 20 and a spare", n)
 	}
 	s.revoke(old)
 	l.mustNotFail()
@@ -911,7 +911,7 @@ func TestBadInputIsRefusedAtConstructionWithoutItsSecrets(t *testing.T) {
 		{"URL with a password", dsn("postgres://app:" + secret + "@db/app"), []string{"password", "Source"}},
 		{"DSN with a broken password", dsn("host=db password='" + secret), []string{"DSN"}},
 		{"sslmode=allow", dsn("host=db sslmode=allow"), []string{"sslmode=allow", "require"}},
-		{"prefer-standby", dsn("host=db target_session_attrs=prefer-standby"), []string{"prefer-standby", "standby"}},
+		{"prefer-spare", dsn("host=db target_session_attrs=prefer-spare"), []string{"prefer-spare", "spare"}},
 		{"no source", func() error { _, err := New(Config{Opener: newFakeServer(), Window: InPlace()}); return err }, []string{"Source"}},
 		{"no opener", func() error {
 			_, err := New(Config{Source: StaticSource(Credential{}), Window: InPlace()})

@@ -381,7 +381,7 @@ func (e *loginError) Unwrap() error { return e.err }
 
 // opened notes what came of a login that took so long. ev is nil if it succeeded.
 func (c *Connector) opened(s *session, ev rotation.Event, err error, took time.Duration) error {
-	blind := err == nil && s.blind()
+	untracked := err == nil && s.untracked()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err == nil && s.over {
@@ -402,7 +402,7 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error, took time.D
 	if err == nil {
 		s.version.failure = nil
 		c.loginTime, c.lastLogin = c.loginTime+took, time.Now()
-		c.stepLocked(rotation.LoginSucceeded{Session: s.id, Untracked: blind})
+		c.stepLocked(rotation.LoginSucceeded{Session: s.id, Untracked: untracked})
 		return nil
 	}
 	delete(c.sessions, s.id)
@@ -616,7 +616,7 @@ func (s *session) alive(ctx context.Context) bool {
 // discard closes a session that no pool has.
 func (c *Connector) discard(s *session) {
 	s.closeConn()
-	if s.blind() {
+	if s.untracked() {
 		c.sessionEnded(s) // its socket doesn't tell
 	}
 }

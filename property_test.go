@@ -115,7 +115,7 @@ func randomSchedule(t *testing.T, seed uint64) {
 		case 4:
 			s.db.SetMaxOpenConns(random.IntN(s.size + 1)) // 0: as many as it likes
 			s.db.SetMaxIdleConns(random.IntN(s.size + 1))
-			poke(s.c.wake) // the pool can't tell: it is seen when the keeper looks next
+			poke(s.c.wake) // the pool can't tell: it is seen when the loop looks next
 			s.next()
 		default:
 			s.next()

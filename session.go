@@ -191,9 +191,9 @@ func (s *session) abort() {
 	}
 }
 
-// blind reports whether the session has no socket that was dialled through it, so that
+// untracked reports whether the session has no socket that was dialled through it, so that
 // its end can't be seen.
-func (s *session) blind() bool {
+func (s *session) untracked() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.settled.Load() && !s.seen

@@ -293,7 +293,7 @@ func TestSessionsSocketIsTheOneThatWasReadFrom(t *testing.T) {
 			if test.shut >= 0 {
 				_ = clients[test.shut].Close()
 			}
-			if !s.settle() || s.blind() {
+			if !s.settle() || s.untracked() {
 				t.Fatal("it has no socket")
 			}
 			s.calls.tasks.wait(10 * time.Second) // for what is left behind to be closed
@@ -372,7 +372,7 @@ func (c *closingConn) QueryContext(ctx context.Context, q string, args []driver.
 // Whatever becomes of a session, the driver's connection is closed, and once: drivers may
 // have a goroutine for each.
 func TestDriversConnectionIsAlwaysClosed(t *testing.T) {
-	for _, where := range []string{"in the login", "in the probe query", "as a standby", "in the pool"} {
+	for _, where := range []string{"in the login", "in the probe query", "as a spare", "in the pool"} {
 		t.Run(where, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
@@ -402,10 +402,10 @@ func TestDriversConnectionIsAlwaysClosed(t *testing.T) {
 					}}
 				})
 				r.lease(end)
-				if where == "as a standby" || where == "in the pool" {
+				if where == "as a spare" || where == "in the pool" {
 					r.fill(3)
 				}
-				if where == "as a standby" {
+				if where == "as a spare" {
 					r.rotate("v2")
 					time.Sleep(20 * time.Second)
 					r.server.set(func(s *fakeServer) {
@@ -434,8 +434,8 @@ func TestDriversConnectionIsAlwaysClosed(t *testing.T) {
 	}
 }
 
-// Callers who give up while a standby is asked whether its server is still there leave it.
-func TestStandbySurvivesTheImpatient(t *testing.T) {
+// Callers who give up while a spare is asked whether its server is still there leave it.
+func TestSpareSurvivesTheImpatient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		r.fill(10)
@@ -453,7 +453,7 @@ func TestStandbySurvivesTheImpatient(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		after, _ := r.server.attempts("v2")
-		if n := r.server.open("v2"); n < open || after > before+1 { // one, for the standby that was being asked
+		if n := r.server.open("v2"); n < open || after > before+1 { // one, for the spare that was being asked
 			t.Errorf("%d of %d sessions are left, and %d logins were made", n, open, after-before)
 		}
 	})

@@ -1,3 +1,6 @@
+// The connector on a simulated clock, over the server of the imagination: rules that rest
+// on time, and what goes on between pool, connector and server.
+
 package sqlrotate
 
 import (
@@ -193,7 +196,7 @@ func TestRefusedCredentialFallsBackInsideTheOverlapOnly(t *testing.T) {
 
 // A credential that never works is asked after again and again; meanwhile, for as long
 // as the overlap lasts, logins use the one before it.
-func TestFallbackOutlastsTheBridge(t *testing.T) {
+func TestFallbackOutlastsTheRetryTimeout(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		callers  int
@@ -378,7 +381,7 @@ func TestBurstThatGrowsOldLeavesNoCliff(t *testing.T) {
 			synctest.Wait()
 			most = max(most, before-r.server.open(""))
 		}
-		if most > 2 { // one, and a standby that nobody took
+		if most > 2 { // one, and a spare that nobody took
 			t.Errorf("%d connections went within 100 ms", most)
 		}
 		if r.c.Stats().Closed[CloseAged] < 20 {
@@ -557,7 +560,7 @@ func TestCallersWithoutPatienceDoNotHammer(t *testing.T) {
 
 // A pool that nobody manages keeps its old connections until their credential ends, and
 // the log says so at the first rotation.
-func TestUnmanagedPoolIsSeveredAtTheEnd(t *testing.T) {
+func TestUnmanagedPoolIsCutOffAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &logbook{}
 		r := &rig{T: t, server: newFakeServer(), source: newFakeSource("v1", "p1")}
@@ -662,7 +665,7 @@ func TestAskingAfterAnOldRoleMakesRoomForALoginUnderWay(t *testing.T) {
 		r := newRig(t, nil)
 		r.db.SetMaxOpenConns(1)
 		r.fill(1)
-		r.rotate("v2") // a standby is kept from now on
+		r.rotate("v2") // a spare is kept from now on
 		time.Sleep(10 * time.Second)
 		r.db.SetMaxIdleConns(-1)
 		for round := range 60 {
@@ -682,7 +685,7 @@ func TestAskingAfterAnOldRoleMakesRoomForALoginUnderWay(t *testing.T) {
 	})
 }
 
-// A pool that may have fewer connections than before gets no standbys for those that
+// A pool that may have fewer connections than before gets no spares for those that
 // went, however often the credential changes.
 func TestShrunkPoolIsNotKeptWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -781,9 +784,9 @@ func TestServerThatRefusesSlowlySeesAHandfulOfLogins(t *testing.T) {
 	}
 }
 
-// A standby whose server has vanished without a word holds nobody up for long, be it
+// A spare whose server has vanished without a word holds nobody up for long, be it
 // one that asks for a connection without a deadline.
-func TestStandbyOfAServerThatVanished(t *testing.T) {
+func TestSpareOfAServerThatVanished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		r.fill(5)
@@ -800,7 +803,7 @@ func TestStandbyOfAServerThatVanished(t *testing.T) {
 			t.Error(err)
 		}
 		if d := time.Since(from); d < time.Second || d > 2*time.Second {
-			t.Errorf("a connection after %v; the test is for a standby that doesn't answer", d)
+			t.Errorf("a connection after %v; the test is for a spare that doesn't answer", d)
 		}
 	})
 }
@@ -824,8 +827,8 @@ func TestConnectionThatIsHeldForADayCostsNoLogins(t *testing.T) {
 	})
 }
 
-// Logins that hang take up the room of the standbys that the pool is owed.
-func TestHangingLoginsDoNotChurnStandbys(t *testing.T) {
+// Logins that hang take up the room of the spares that the pool is owed.
+func TestHangingLoginsDoNotChurnSpares(t *testing.T) {
 	for name, drain := range map[string]time.Duration{"default": 0, "at once": -1} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -915,7 +918,7 @@ func TestBadConnOfASourceIsNotRetried(t *testing.T) {
 }
 
 // A login that is under way when its credential ends is given up, and no connection
-// has overrun. Nobody else keeps the keeper awake.
+// has overrun. Nobody else wakes the connector.
 func TestLoginIsCutOffAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		end := time.Now().Add(5 * time.Minute)
@@ -946,8 +949,8 @@ func TestLoginIsCutOffAtTheEnd(t *testing.T) {
 	})
 }
 
-// Who waits for a login of the keeper's takes what comes of it.
-func TestWaitingLoginTakesTheStandby(t *testing.T) {
+// Who waits for a login of the connector's takes what comes of it.
+func TestWaitingLoginTakesTheSpare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		busy, err := r.db.Conn(t.Context())
@@ -969,7 +972,7 @@ func TestWaitingLoginTakesTheStandby(t *testing.T) {
 	})
 }
 
-// The session that proves a credential is the one above the pool's: standbys that are
+// The session that proves a credential is the one above the pool's: spares that are
 // left of the rotation before make room for it.
 func TestProofMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1118,8 +1121,8 @@ type forgetfulNotifier struct{ Source }
 
 func (forgetfulNotifier) Changed() <-chan struct{} { return nil }
 
-// What is promised doesn't rest on a Notifier: standbys read the source, too.
-func TestStandbyLogsInWithTheLatest(t *testing.T) {
+// What is promised doesn't rest on a Notifier: spares read the source, too.
+func TestSpareLogsInWithTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(cfg *Config) { cfg.Source = forgetfulNotifier{cfg.Source} })
 		r.fill(5)
@@ -1160,7 +1163,7 @@ func TestLeaseWithoutASuccessor(t *testing.T) {
 		stop()
 		mu.Lock()
 		defer mu.Unlock()
-		// While one is awaited its neighbours in a burst may go, too; and a standby that
+		// While one is awaited its neighbours in a burst may go, too; and a spare that
 		// nobody takes is closed for no such reason.
 		if n := reasons["ending"]; n < 19 || n > 24 || reasons["aged"] > 0 || reasons[CloseOther] > 2 {
 			t.Errorf("connections are closed for these reasons: %v", reasons)
