@@ -155,7 +155,7 @@ var defects = []defect{ //nolint:gochecknoglobals // a table
 		file: "login.go",
 		old:  "case found <= peekQuiet && !v.Check:",
 		new:  "case found <= peekQuiet && (!v.Check || planted(N)):",
-		test: "^TestStandbyOfAServerThatVanished$",
+		test: "^TestSpareOfAServerThatVanished$",
 	},
 	{
 		what: "spares are logged in for in spite of failures",
