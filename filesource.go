@@ -17,7 +17,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -149,16 +148,15 @@ type FileSource struct {
 	log  *slog.Logger
 
 	// The seams of the tests: the system calls.
-	read      func() (disk.Snapshot, error)
-	subscribe func() (watching, error)
+	read   func() (disk.Snapshot, error)
+	events watching
 
 	wake chan struct{} // look again: an event, or something that has to settle
 	stop chan struct{}
 	done chan struct{} // closed when the loop has ended and let go of everything
 
 	// Used by the one flight that runs, and by the loop after the last.
-	events watching
-	mint   func(Credential) string // a fingerprint
+	mint func(Credential) string // a fingerprint
 
 	// mu guards what follows. Nothing is read, decoded or logged under it.
 	mu      sync.Mutex
@@ -237,7 +235,7 @@ func newFileSource(path string, opt FileOptions) (*FileSource, error) {
 	if opt.Poll < 0 {
 		return nil, fmt.Errorf("sqlrotate: file %q: FileOptions.Poll is %v: polling can't be switched off", path, opt.Poll)
 	}
-	abs, err := filepath.Abs(path)
+	abs, err := disk.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("sqlrotate: file %q: %w", path, err)
 	}
@@ -248,8 +246,8 @@ func newFileSource(path string, opt FileOptions) (*FileSource, error) {
 		done:    make(chan struct{}),
 		changed: make(chan struct{}),
 	}
-	s.read = disk.NewReader(abs).Read
-	s.subscribe = func() (watching, error) { return disk.NewWatch(abs, s.wake) }
+	s.read = disk.NewReader(abs, "").Read
+	s.events = disk.NewWatch(s.wake, abs)
 	s.mint = newFingerprints()
 	return s, nil
 }
@@ -439,9 +437,7 @@ func (s *FileSource) release() {
 		}
 		<-f.done
 	}
-	if s.events != nil {
-		s.events.Close()
-	}
+	s.events.Close()
 }
 
 // look waits for a flight that started after the call, but not for ever: when it
@@ -541,13 +537,6 @@ func (s *FileSource) arm() {
 func (s *FileSource) rearm() error {
 	if s.opt.PollOnly {
 		return errPollOnly
-	}
-	if s.events == nil {
-		events, err := s.subscribe()
-		if err != nil {
-			return err
-		}
-		s.events = events
 	}
 	return s.events.Arm()
 }

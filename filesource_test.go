@@ -37,9 +37,10 @@ type fakeDisk struct {
 	reading  int
 	mostRead int // reads under way at once, at most
 
-	subscribeErr, watchErr error
-	watches                int
-	closed                 bool
+	watchErr error
+	watches  int
+	arming   time.Duration // how long it takes to set the watches
+	closed   bool
 }
 
 // fakeInode names a directory whose inode the file pretends to have.
@@ -68,6 +69,8 @@ func (d *fakeDisk) read() (disk.Snapshot, error) {
 }
 
 func (d *fakeDisk) Arm() error {
+	time.Sleep(d.arming)
+	d.arming = 0
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.watches++
@@ -142,7 +145,7 @@ func newFake(t *testing.T, opt FileOptions) (*FileSource, *fakeDisk, *logBuffer)
 		t.Fatal(err)
 	}
 	s.read = d.read
-	s.subscribe = func() (watching, error) { return d, d.subscribeErr }
+	s.events = d
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -649,10 +652,7 @@ func TestNewFileSourceGivesContentItsTimeToSettle(t *testing.T) {
 					}
 					return d.read()
 				}
-				s.subscribe = func() (watching, error) {
-					time.Sleep(stalled) // within the first look
-					return d, nil
-				}
+				d.arming, s.events = stalled, d // within the first look
 				began := time.Now()
 				if err := s.start(); err != nil {
 					t.Fatalf("after %v and %d looks: %v", time.Since(began), looks, err)

@@ -40,15 +40,19 @@ func TestWatchDirsFollowsEverySymlink(t *testing.T) {
 		"vol/key":    "vol vol/..v1",
 		"volume/key": ". vol vol/..v1",
 		"plain":      ". plain store",
-		"loop":       ".",
-		"b/x/y/z":    "b",
-		"b/c/file/x": "b/c",
+		"plain/":     ". plain store",
+		"b/./c/file": "b/c",
+		// up leads to b, and .. from there to the root, not to a.
+		"a/up/../vol/key": "a vol vol/..v1",
+		"loop":            ".",
+		"b/x/y/z":         "b",
+		"b/c/file/x":      "b/c",
 	} {
 		wanted := map[string]bool{}
 		for name := range strings.FieldsSeq(want) {
 			wanted[filepath.Join(root, name)] = true
 		}
-		got := watchDirs(filepath.Join(root, path))
+		got := watchDirs(join(root, path))
 		for dir := range got {
 			if !wanted[dir] {
 				t.Errorf("%s: %s is watched", path, dir)

@@ -46,13 +46,19 @@ type Snapshot struct {
 	ModTime time.Time // the newest of all that was read
 
 	Data    []byte            // the content of a file; good until the next read
+	Second  []byte            // of the second file, where there are two
 	Keys    map[string][]byte // the content of a directory
 	Skipped error             // what is in the directory but could not be read
+
+	// Replaced says that what was read is at its path for this process only: a mount
+	// keeps what it was made of, and something else has taken its place outside.
+	Replaced bool
 }
 
 // Wipe forgets the content.
 func (s Snapshot) Wipe() {
 	clear(s.Data)
+	clear(s.Second)
 	for _, data := range s.Keys {
 		clear(data)
 	}
@@ -73,74 +79,96 @@ func (id Identity) Same(other Identity) bool {
 // Digest stands for content that is kept nowhere.
 type Digest [sha256.Size]byte
 
-// Reader reads one path. It is not safe for concurrent use.
+// Reader reads one path, or two that belong together. It is not safe for concurrent use.
 type Reader struct {
-	path  string
-	isDir bool // it was, the last time
-	buf   []byte
-	hash  hash.Hash // keyed, so that a digest in a core dump or a log can't be guessed from
+	// MaxMode has all permissions that a file may have; 0 means any.
+	MaxMode fs.FileMode
+
+	path, second    string
+	isDir           bool // it was, the last time
+	linked, linked2 bool // has been seen with a link
+	buf, buf2       []byte
+	hash            hash.Hash // keyed, so that a digest in a core dump or a log can't be guessed from
 }
 
-// NewReader returns a reader of the file or directory at path, which it does not touch.
-func NewReader(path string) *Reader {
-	return &Reader{path: path, hash: newKeyedHash()}
-}
-
-func newKeyedHash() hash.Hash {
+// NewReader returns a reader of the file or directory at path, and of a second file if
+// that is not empty. It touches neither.
+func NewReader(path, second string) *Reader {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails
-	return hmac.New(sha256.New, key)
+	return &Reader{path: path, second: second, hash: hmac.New(sha256.New, key)}
 }
 
-// Read takes a snapshot of the path: of a file, or of a directory of key files.
+// Read takes a snapshot: of a file, of two, or of a directory of key files. Names in its
+// errors are quoted and cut.
 func (r *Reader) Read() (Snapshot, error) {
+	s, err := r.read()
+	if err != nil {
+		clear(r.buf)
+		clear(r.buf2)
+		return Snapshot{}, named(err)
+	}
+	return s, nil
+}
+
+func (r *Reader) read() (Snapshot, error) {
+	if r.second != "" {
+		return r.readTwo()
+	}
 	if r.isDir {
 		if s, err := r.readDir(); !errors.Is(err, errNotDir) {
 			return s, err
 		}
 	}
-	f, err := os.OpenFile(r.path, readFlags, 0)
-	if err != nil {
-		return Snapshot{}, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return Snapshot{}, err
-	}
-	if r.isDir = info.IsDir(); r.isDir {
+	data, info, err := r.readFile(r.path, r.buf[:0], maxSize)
+	r.buf = data
+	if r.isDir = errors.Is(err, errIsDir); r.isDir {
 		return r.readDir()
 	}
-	r.buf, err = readFile(f, info, r.buf[:0], maxSize)
 	if err != nil {
-		clear(r.buf)
 		return Snapshot{}, err
 	}
-	// Looked at after the read: whatever was written until now shows in it.
-	if info, err = f.Stat(); err != nil {
-		return Snapshot{}, err
-	}
-	s := Snapshot{ID: Identity{Info: info}, ModTime: info.ModTime(), Data: r.buf}
+	s := Snapshot{ID: Identity{Info: info}, ModTime: info.ModTime(), Data: data, Replaced: replaced(r.path, info, &r.linked)}
 	r.hash.Reset()
 	r.hash.Write(s.Data)
 	r.hash.Sum(s.Sum[:0])
 	return s, nil
 }
 
-// readFlags opens anything without waiting for it: a FIFO without a writer would
-// block for ever.
-const readFlags = os.O_RDONLY | syscall.O_NONBLOCK
+// errIsDir is for a path that is a directory.
+var errIsDir = fmt.Errorf("%w: a directory", ErrNotRegular)
 
-// readFile appends what is in f to buf, which may grow by limit bytes.
-func readFile(f *os.File, info fs.FileInfo, buf []byte, limit int) ([]byte, error) {
-	if !info.Mode().IsRegular() {
-		return buf, ErrNotRegular
+// readFile appends what is in a regular file to buf, which may grow by limit bytes. The
+// FileInfo is of after the read: whatever was written until then shows in it.
+func (r *Reader) readFile(path string, buf []byte, limit int) ([]byte, fs.FileInfo, error) {
+	f, err := open(path)
+	if err != nil {
+		return buf, nil, err
 	}
-	if info.Size() > int64(limit) {
-		return buf, errTooLarge
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return buf, nil, err
 	}
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return buf, nil, errIsDir
+	case !mode.IsRegular():
+		return buf, nil, ErrNotRegular
+	case r.MaxMode != 0 && mode.Perm()&^r.MaxMode != 0:
+		return buf, nil, fmt.Errorf("its permissions are %#o, and may be %#o at the most", mode.Perm(), r.MaxMode)
+	case info.Size() > int64(limit):
+		return buf, nil, errTooLarge
+	}
+	if buf, err = readAll(f, slices.Grow(buf, int(info.Size())+1), limit); err != nil {
+		return buf, nil, err
+	}
+	info, err = f.Stat()
+	return buf, info, err
+}
+
+func readAll(f *os.File, buf []byte, limit int) ([]byte, error) {
 	limit += len(buf)
-	buf = slices.Grow(buf, int(info.Size())+1)
 	for {
 		n, err := f.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -155,6 +183,59 @@ func readFile(f *os.File, info fs.FileInfo, buf []byte, limit int) ([]byte, erro
 			buf = slices.Grow(buf, 1)
 		}
 	}
+}
+
+// readTwo reads the second file before and after the first: if it has not changed, there
+// was a moment at which both were on disk like that.
+func (r *Reader) readTwo() (Snapshot, error) {
+	for range 20 {
+		second, _, err := r.readFile(r.second, r.buf2[:0], maxSize)
+		r.buf2 = second
+		if err != nil {
+			return Snapshot{}, fmt.Errorf("%s: %w", quote(r.second), cause(err))
+		}
+		before := r.digest(second)
+		data, info, err := r.readFile(r.path, r.buf[:0], maxSize)
+		r.buf = data
+		if err != nil {
+			return Snapshot{}, err
+		}
+		second, info2, err := r.readFile(r.second, r.buf2[:0], maxSize)
+		r.buf2 = second
+		if err != nil {
+			return Snapshot{}, fmt.Errorf("%s: %w", quote(r.second), cause(err))
+		}
+		if r.digest(second) == before {
+			return Snapshot{
+				ID: Identity{Info: info}, Sum: r.digest(second, data), ModTime: latest(info.ModTime(), info2.ModTime()),
+				Data: data, Second: second,
+				Replaced: replaced(r.path, info, &r.linked) || replaced(r.second, info2, &r.linked2),
+			}, nil
+		}
+	}
+	return Snapshot{}, errBusy
+}
+
+func (r *Reader) digest(fields ...[]byte) (sum Digest) {
+	r.hash.Reset()
+	for _, field := range fields {
+		hashField(r.hash, field)
+	}
+	r.hash.Sum(sum[:0])
+	return sum
+}
+
+// replaced reports whether what info is of is at path for this process only: a mount
+// keeps what it was made of, whatever takes its place outside. seen is whether it has had
+// a link before: not all file systems count them.
+func replaced(path string, info fs.FileInfo, seen *bool) bool {
+	n, ok := links(info)
+	*seen = *seen || n > 0
+	if !ok || n > 0 || !*seen {
+		return false
+	}
+	at, err := os.Stat(path) // it may have been replaced just now, under our eyes
+	return err == nil && os.SameFile(at, info)
 }
 
 // readDir takes a snapshot of a directory of key files. If the directory holds a
@@ -172,12 +253,13 @@ func (r *Reader) readDir() (Snapshot, error) {
 		case filepath.IsAbs(version):
 			dir = version
 		case version != "":
-			dir = filepath.Join(r.path, version)
+			dir = join(r.path, version)
 		}
 		s, err := r.readKeys(dir)
 		s.ID.Version = version
 		atEnd, versionAtEnd, eerr := r.version()
 		if eerr == nil && versionAtEnd == version && os.SameFile(at, atEnd) {
+			s.Replaced = replaced(r.path, atEnd, &r.linked)
 			return s, err
 		}
 		s.Wipe()
@@ -195,7 +277,7 @@ func (r *Reader) version() (fs.FileInfo, string, error) {
 	if !info.IsDir() {
 		return nil, "", errNotDir
 	}
-	version, err := os.Readlink(filepath.Join(r.path, dataLink))
+	version, err := os.Readlink(join(r.path, dataLink))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) {
 		return info, "", nil
 	}
@@ -203,9 +285,9 @@ func (r *Reader) version() (fs.FileInfo, string, error) {
 }
 
 // readKeys reads the files in a directory. A file that can't be read is left out
-// and reported in skipped: it may be none that matters.
+// and reported in Skipped: it may be none that matters.
 func (r *Reader) readKeys(path string) (Snapshot, error) {
-	dir, err := os.Open(path) //nolint:gosec // to read the path that was given is the job
+	dir, err := open(path)
 	if err != nil {
 		return Snapshot{}, err
 	}
@@ -220,22 +302,24 @@ func (r *Reader) readKeys(path string) (Snapshot, error) {
 
 	s := Snapshot{Keys: make(map[string][]byte, len(names))}
 	limit := maxSize
+	var skipped failures
 	for _, name := range names {
 		if strings.HasPrefix(name, "..") {
 			continue // the atomic writer's own
 		}
-		data, modTime, err := readKey(filepath.Join(path, name), limit)
-		if errors.Is(err, ErrNotRegular) {
-			continue
+		data, info, err := r.readFile(join(path, name), nil, limit)
+		switch {
+		case errors.Is(err, ErrNotRegular):
+		case err != nil:
+			clear(data)
+			skipped.add(fmt.Errorf("%s: %w", quote(name), cause(err)))
+		default:
+			limit -= len(data)
+			s.Keys[name] = data
+			s.ModTime = latest(s.ModTime, info.ModTime())
 		}
-		if err != nil {
-			s.Skipped = errors.Join(s.Skipped, err)
-			continue
-		}
-		limit -= len(data)
-		s.Keys[name] = data
-		s.ModTime = latest(s.ModTime, modTime)
 	}
+	s.Skipped = skipped.err()
 
 	// Looked at last: a file put in the place of one read before shows in it.
 	info, err := dir.Stat()
@@ -251,27 +335,6 @@ func (r *Reader) readKeys(path string) (Snapshot, error) {
 	}
 	r.hash.Sum(s.Sum[:0])
 	return s, nil
-}
-
-func readKey(path string, limit int) ([]byte, time.Time, error) {
-	f, err := os.OpenFile(path, readFlags, 0) //nolint:gosec // as above
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	data, err := readFile(f, info, nil, limit)
-	if err != nil {
-		clear(data)
-		return nil, time.Time{}, fmt.Errorf("%s: %w", path, err)
-	}
-	if info, err = f.Stat(); err != nil {
-		return nil, time.Time{}, err
-	}
-	return data, info.ModTime(), nil
 }
 
 // hashField writes data so that no two lists of fields look alike.

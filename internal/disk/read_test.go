@@ -26,7 +26,7 @@ func TestReaderLeavesOutWhatItCantReadOfADirectory(t *testing.T) {
 	if err := os.Symlink("nowhere", filepath.Join(dir, "dangling")); err != nil {
 		t.Fatal(err)
 	}
-	snap, err := NewReader(dir).Read()
+	snap, err := NewReader(dir, "").Read()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestReaderLeavesOutWhatItCantReadOfADirectory(t *testing.T) {
 
 func TestReaderTakesAFileOfOneMebibyteAndNotAByteMore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	r := NewReader(path)
+	r := NewReader(path, "")
 	for size, want := range map[int]error{0: nil, 1: nil, 511: nil, 512: nil, 513: nil, maxSize: nil, maxSize + 1: errTooLarge} {
 		if err := os.WriteFile(path, bytes.Repeat([]byte("x"), size), 0o600); err != nil {
 			t.Fatal(err)
@@ -53,7 +53,7 @@ func TestReaderTakesAFileOfOneMebibyteAndNotAByteMore(t *testing.T) {
 		}
 	}
 	// A file whose size is not known beforehand.
-	if snap, err := NewReader("/proc/self/status").Read(); err != nil || len(snap.Data) == 0 {
+	if snap, err := NewReader("/proc/self/status", "").Read(); err != nil || len(snap.Data) == 0 {
 		t.Errorf("/proc: %d bytes, %v", len(snap.Data), err)
 	}
 }

@@ -7,85 +7,333 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
 
-// shared is the watcher of this process while anything is watched: a user has 128
-// inotify instances by default.
-//
-//nolint:gochecknoglobals // one for a process is what it is for
-var shared struct {
-	sync.Mutex
-	w     *watcher
-	users int
+const (
+	// slow is how long the system may take to watch a directory. One that takes longer
+	// is polled for a while, because fsnotify passes on no event meanwhile.
+	slow      = time.Second
+	slowPause = time.Minute
+
+	// maxHung is how many inotify instances may hang before no other is opened.
+	maxHung = 4
+)
+
+var (
+	errSlow = errors.New("the file system takes too long to answer, it is polled")
+	errGone = errors.New("another directory has been too slow")
+	errHung = fmt.Errorf("%d inotify instances hang in a file system, it is polled", maxHung)
+)
+
+// Watch tells when one of its paths may have changed. Its methods are not called
+// concurrently.
+type Watch struct {
+	hub   *hub
+	paths []string
+	wake  chan<- struct{}
+	in    *instance       // where it is registered; nil: nowhere
+	dirs  map[string]bool // for what
 }
 
-func acquire() (*watcher, error) {
-	shared.Lock()
-	defer shared.Unlock()
-	if shared.w == nil {
-		w, err := newWatcher()
+// NewWatch makes a watch of paths, which are absolute; it watches nothing yet. That one
+// of them may have changed arrives as a value in wake, which holds at least one.
+//
+// All watches of a process share one inotify instance (kqueue, ReadDirectoryChangesW
+// elsewhere), which is opened with the first and closed with the last.
+func NewWatch(wake chan<- struct{}, paths ...string) *Watch {
+	return process.newWatch(wake, paths...)
+}
+
+// Arm watches the directories that matter now: what changes after it has returned is an
+// event. On an error as much is watched as can be. There are no events on network file
+// systems and FUSE, and none past the user's limits on inotify (ENOSPC for directories,
+// EMFILE for instances); and none for a while if the file system has been slow.
+func (w *Watch) Arm() error {
+	var err error
+	// A link can change between being followed and being watched; then what it
+	// leads to has changed as well.
+	for range 4 {
+		var changed bool
+		changed, err = w.arm(watchDirs(w.paths...))
+		if again := changed && err == nil || errors.Is(err, errGone); !again {
+			break
+		}
+	}
+	return err
+}
+
+// arm makes dirs the watched directories. It reports whether that changed what is
+// watched, in which case dirs may be out of date already.
+func (w *Watch) arm(dirs map[string]dir) (changed bool, err error) {
+	in, err := w.hub.join(w.in)
+	if err != nil {
+		return false, err
+	}
+	if in != w.in {
+		w.in, w.dirs = in, map[string]bool{}
+	}
+	for path, d := range dirs {
+		switch {
+		case d.remote != "":
+			err = errors.Join(err, fmt.Errorf("watch %s: no events on %s, it is polled", quote(path), d.remote))
+			delete(dirs, path)
+		case w.hub.isSlow(path):
+			err = errors.Join(err, fmt.Errorf("watch %s: %w", quote(path), errSlow))
+			delete(dirs, path)
+		default:
+			added, aerr := w.add(path, d.info)
+			changed = changed || added
+			if aerr != nil && !errors.Is(aerr, fs.ErrNotExist) { // gone meanwhile
+				err = errors.Join(err, fmt.Errorf("watch %s: %w", quote(path), aerr))
+			}
+		}
+	}
+	for path := range w.dirs {
+		if _, ok := dirs[path]; !ok {
+			w.remove(path)
+		}
+	}
+	return changed, err
+}
+
+// add watches a directory.
+func (w *Watch) add(path string, info fs.FileInfo) (added bool, err error) {
+	err = w.in.call(path, func() error {
+		w.in.mu.Lock()
+		d := w.in.dirs[path]
+		w.in.mu.Unlock()
+		moved := d != nil && !os.SameFile(d.info, info)
+		if moved {
+			// Another directory has taken the place, with or without an event; the
+			// old watch, if it still lives, is of no use.
+			_ = w.in.fs.Remove(path)
+		}
+		// Also for one that is known: a watch can die unseen, when its file system is
+		// unmounted, and to add it again costs a microsecond.
+		if err := w.in.fs.Add(path); err != nil {
+			return err
+		}
+		w.in.mu.Lock()
+		defer w.in.mu.Unlock()
+		if d == nil {
+			d = &watchedDir{watches: map[*Watch]struct{}{}}
+			w.in.dirs[path] = d
+		}
+		d.info = info
+		d.watches[w] = struct{}{}
+		added = moved || !w.dirs[path]
+		w.dirs[path] = true
+		return nil
+	})
+	return added, err
+}
+
+func (w *Watch) remove(path string) {
+	delete(w.dirs, path)
+	_ = w.in.call(path, func() error {
+		w.in.mu.Lock()
+		d := w.in.dirs[path]
+		delete(d.watches, w)
+		unused := len(d.watches) == 0
+		if unused {
+			delete(w.in.dirs, path)
+		}
+		w.in.mu.Unlock()
+		if !unused {
+			return nil
+		}
+		return w.in.fs.Remove(path) // fails if the directory is gone, and its watch with it
+	})
+}
+
+// Close ends the watch. It waits for no file system, but for slow at the most.
+func (w *Watch) Close() {
+	if w.in == nil {
+		return
+	}
+	for path := range w.dirs {
+		w.remove(path)
+	}
+	w.hub.leave(w.in)
+	w.in = nil
+}
+
+// hub has the inotify instances of a process: the one in use, and those that hang.
+type hub struct {
+	open func() (events, error)
+
+	mu    sync.Mutex // never held while the system is called, but to open and close
+	in    *instance  // the one in use; nil: none
+	hung  int
+	slows map[string]time.Time // directories that were too slow, and when
+}
+
+// process is the hub of this process: a user has 128 instances by default, and so each
+// source can't have its own.
+//
+//nolint:gochecknoglobals // what a process has one of
+var process = &hub{open: openEvents}
+
+func (h *hub) newWatch(wake chan<- struct{}, paths ...string) *Watch {
+	return &Watch{hub: h, wake: wake, paths: paths}
+}
+
+// join returns the instance to be used in place of old, which may be nil.
+func (h *hub) join(old *instance) (*instance, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case old != nil && old == h.in:
+		return old, nil
+	case h.in != nil:
+	case h.hung >= maxHung:
+		return nil, errHung
+	default:
+		events, err := h.open()
 		if err != nil {
 			return nil, err
 		}
-		shared.w = w
+		h.in = newInstance(h, events)
 	}
-	shared.users++
-	return shared.w, nil
+	h.in.users++
+	return h.in, nil
 }
 
-func release() {
-	shared.Lock()
-	defer shared.Unlock()
-	if shared.users--; shared.users == 0 {
-		shared.w.close()
-		shared.w = nil
+func (h *hub) leave(in *instance) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if in != h.in {
+		return // given up
+	}
+	if in.users--; in.users == 0 {
+		h.in = nil
+		in.close()
 	}
 }
 
-// watcher is an inotify instance (kqueue, ReadDirectoryChangesW elsewhere) that any
-// number of watches share. It is safe for concurrent use.
-type watcher struct {
-	fs *fsnotify.Watcher
+// giveUp has everybody leave an instance in which a call for path hangs.
+func (h *hub) giveUp(in *instance, path string) {
+	h.mu.Lock()
+	if h.in == in {
+		h.in = nil
+	}
+	h.hung++
+	now := time.Now()
+	for path, since := range h.slows {
+		if now.Sub(since) >= slowPause {
+			delete(h.slows, path)
+		}
+	}
+	if h.slows == nil {
+		h.slows = map[string]time.Time{}
+	}
+	h.slows[path] = now
+	h.mu.Unlock()
+	close(in.gone)
+	in.notifyAll()
+}
 
-	// arming admits one Add or Remove at a time. It is not taken to dispatch an
-	// event: fs may hold its own lock until its event has been taken.
-	arming sync.Mutex
+// bury closes an instance that was given up and whose call has returned.
+func (h *hub) bury(in *instance) {
+	in.close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.hung--
+}
+
+func (h *hub) isSlow(path string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	since, ok := h.slows[path]
+	return ok && time.Since(since) < slowPause
+}
+
+// instance is an inotify instance, and who wants to hear of what.
+type instance struct {
+	hub   *hub
+	fs    events
+	users int // guarded by hub.mu
+
+	turn chan struct{} // taken by the one who calls fs, which has a lock of its own
+	gone chan struct{} // closed when it is given up, because a call of fs hangs
+	done chan struct{} // closed when dispatch has ended
 
 	// mu guards dirs. It is never held across a call of fs.
 	mu   sync.Mutex
 	dirs map[string]*watchedDir
-
-	done chan struct{} // closed when dispatch has ended
 }
 
 // watchedDir is one directory and who wants to hear of it.
 type watchedDir struct {
-	info fs.FileInfo // which directory it was when the watch was set
-	subs map[*Watch]struct{}
+	info    fs.FileInfo // which directory it was when the watch was set
+	watches map[*Watch]struct{}
 }
 
-func newWatcher() (*watcher, error) {
-	fsw, err := fsnotify.NewWatcher()
+// events is what is needed of an [fsnotify.Watcher].
+type events interface {
+	Add(path string) error
+	Remove(path string) error
+	Close() error
+	Channels() (<-chan fsnotify.Event, <-chan error)
+}
+
+type fsEvents struct{ *fsnotify.Watcher }
+
+func (e fsEvents) Channels() (<-chan fsnotify.Event, <-chan error) { return e.Events, e.Errors }
+
+func openEvents() (events, error) {
+	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{fs: fsw, dirs: map[string]*watchedDir{}, done: make(chan struct{})}
-	go w.dispatch()
-	return w, nil
+	return fsEvents{w}, nil
+}
+
+func newInstance(h *hub, events events) *instance {
+	in := &instance{
+		hub: h, fs: events, dirs: map[string]*watchedDir{},
+		turn: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{}),
+	}
+	go in.dispatch()
+	return in
 }
 
 // close ends the watching and waits for it.
-func (w *watcher) close() {
-	_ = w.fs.Close()
-	<-w.done
+func (in *instance) close() {
+	_ = in.fs.Close()
+	<-in.done
 }
 
-// dispatch passes on that something happened, not what: a subscriber reads again.
-func (w *watcher) dispatch() {
-	defer close(w.done)
-	events, errs := w.fs.Events, w.fs.Errors
+// call calls f, which calls in.fs for path, when it is its turn. If the system takes too
+// long to answer, the instance is given up: what f has done is worth nothing then.
+func (in *instance) call(path string, f func() error) error {
+	select {
+	case in.turn <- struct{}{}:
+		defer func() { <-in.turn }()
+	case <-in.gone:
+	}
+	select {
+	case <-in.gone:
+		return errGone
+	default:
+	}
+	late := time.AfterFunc(slow, func() { in.hub.giveUp(in, path) })
+	err := f()
+	if !late.Stop() {
+		<-in.gone
+		in.hub.bury(in)
+		return errSlow
+	}
+	return err
+}
+
+// dispatch passes on that something happened, not what: who hears of it reads again.
+func (in *instance) dispatch() {
+	defer close(in.done)
+	events, errs := in.fs.Channels()
 	for events != nil || errs != nil {
 		select {
 		case ev, ok := <-events:
@@ -93,22 +341,25 @@ func (w *watcher) dispatch() {
 				events = nil
 				continue
 			}
-			w.mu.Lock()
-			w.dirs[filepath.Dir(ev.Name)].notify() // something in a directory
-			w.dirs[ev.Name].notify()               // the directory itself
-			w.mu.Unlock()
+			in.mu.Lock()
+			in.dirs[filepath.Dir(ev.Name)].notify() // something in a directory
+			in.dirs[ev.Name].notify()               // the directory itself
+			in.mu.Unlock()
 		case _, ok := <-errs:
 			if !ok {
 				errs = nil
 				continue
 			}
-			// An overflow, mostly: what was lost is unknown.
-			w.mu.Lock()
-			for _, d := range w.dirs {
-				d.notify()
-			}
-			w.mu.Unlock()
+			in.notifyAll() // an overflow, mostly: what was lost is unknown
 		}
+	}
+}
+
+func (in *instance) notifyAll() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, d := range in.dirs {
+		d.notify()
 	}
 }
 
@@ -116,123 +367,10 @@ func (d *watchedDir) notify() {
 	if d == nil {
 		return
 	}
-	for s := range d.subs {
-		poke(s.wake)
-	}
-}
-
-// poke makes c readable without waiting.
-func poke(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// Watch tells when a path may have changed. Its methods are not called concurrently.
-type Watch struct {
-	path string
-	w    *watcher
-	wake chan<- struct{}
-	dirs map[string]bool // what it is registered for
-}
-
-// NewWatch makes a watch that watches nothing yet. That path may have changed arrives as
-// a value in wake, which holds at least one. All watches of a process share one inotify
-// instance; past the limit of the user (fs.inotify.max_user_instances) NewWatch fails
-// with "too many open files".
-func NewWatch(path string, wake chan<- struct{}) (*Watch, error) {
-	w, err := acquire()
-	if err != nil {
-		return nil, err
-	}
-	return &Watch{path: path, w: w, wake: wake, dirs: map[string]bool{}}, nil
-}
-
-// Arm watches the directories that matter now: whatever changes after it has returned
-// is an event. On an error as much is watched as can be.
-func (s *Watch) Arm() error {
-	// A link can change between being followed and being watched; then what it
-	// leads to has changed as well.
-	for range 4 {
-		changed, err := s.watch(watchDirs(s.path))
-		if err != nil || !changed {
-			return err
+	for w := range d.watches {
+		select {
+		case w.wake <- struct{}{}:
+		default: // there is one already
 		}
 	}
-	return nil
-}
-
-// watch makes dirs the watched directories. It reports whether that changed what
-// is watched, in which case dirs may be out of date already. On an error as much
-// is watched as can be.
-func (s *Watch) watch(dirs map[string]fs.FileInfo) (changed bool, err error) {
-	s.w.arming.Lock()
-	defer s.w.arming.Unlock()
-	for dir, info := range dirs {
-		added, aerr := s.add(dir, info)
-		changed = changed || added
-		if aerr != nil && !errors.Is(aerr, fs.ErrNotExist) { // gone meanwhile
-			err = errors.Join(err, fmt.Errorf("watch %s: %w", dir, aerr))
-		}
-	}
-	for dir := range s.dirs {
-		if _, ok := dirs[dir]; !ok {
-			s.remove(dir)
-		}
-	}
-	return changed, err
-}
-
-func (s *Watch) add(dir string, info fs.FileInfo) (added bool, err error) {
-	s.w.mu.Lock()
-	d := s.w.dirs[dir]
-	s.w.mu.Unlock()
-	moved := d != nil && !os.SameFile(d.info, info)
-	if moved {
-		// Another directory has taken the place, with or without an event; the
-		// old watch, if it still lives, is of no use.
-		_ = s.w.fs.Remove(dir)
-	}
-	// Also for one that is known: a watch can die unseen, when its file system is
-	// unmounted, and to add it again costs a microsecond.
-	if err := s.w.fs.Add(dir); err != nil {
-		return false, err
-	}
-	s.w.mu.Lock()
-	defer s.w.mu.Unlock()
-	if d == nil {
-		d = &watchedDir{subs: map[*Watch]struct{}{}}
-		s.w.dirs[dir] = d
-	}
-	d.info = info
-	added = moved || !s.dirs[dir]
-	d.subs[s] = struct{}{}
-	s.dirs[dir] = true
-	return added, nil
-}
-
-func (s *Watch) remove(dir string) {
-	delete(s.dirs, dir)
-	s.w.mu.Lock()
-	d := s.w.dirs[dir]
-	delete(d.subs, s)
-	unused := len(d.subs) == 0
-	if unused {
-		delete(s.w.dirs, dir)
-	}
-	s.w.mu.Unlock()
-	if unused {
-		_ = s.w.fs.Remove(dir) // fails if the directory is gone, and its watch with it
-	}
-}
-
-// Close ends the watch, and the inotify instance if this was the last.
-func (s *Watch) Close() {
-	s.w.arming.Lock()
-	for dir := range s.dirs {
-		s.remove(dir)
-	}
-	s.w.arming.Unlock()
-	release()
 }

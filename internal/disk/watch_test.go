@@ -1,0 +1,274 @@
+//go:build linux
+
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// fakeEvents stands in for an inotify instance. Like fsnotify it holds a lock across
+// each call of the system, and passes on no event meanwhile.
+type fakeEvents struct {
+	system *fakeSystem
+	mu     sync.Mutex // fsnotify's
+	events chan fsnotify.Event
+	errs   chan error
+	dirs   map[string]bool
+	closed bool
+}
+
+// fakeSystem has the instances that were opened, and the directories that hang.
+type fakeSystem struct {
+	mu        sync.Mutex
+	instances []*fakeEvents
+	hang      map[string]chan struct{}
+	openErr   error
+}
+
+func (s *fakeSystem) open() (events, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.openErr != nil {
+		return nil, s.openErr
+	}
+	e := &fakeEvents{system: s, events: make(chan fsnotify.Event), errs: make(chan error), dirs: map[string]bool{}}
+	s.instances = append(s.instances, e)
+	return e, nil
+}
+
+// hangs makes dir hang until it is released.
+func (s *fakeSystem) hangs(dir string) (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := make(chan struct{})
+	s.hang[dir] = c
+	return func() {
+		s.mu.Lock()
+		delete(s.hang, dir)
+		s.mu.Unlock()
+		close(c)
+	}
+}
+
+// state returns how many instances have been opened, and how many of them are closed.
+func (s *fakeSystem) state() (opened, closed int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.instances {
+		if e.closed {
+			closed++
+		}
+	}
+	return len(s.instances), closed
+}
+
+func (e *fakeEvents) call(dir string) {
+	e.system.mu.Lock()
+	hang := e.system.hang[dir]
+	e.system.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
+}
+
+func (e *fakeEvents) Add(dir string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.call(dir)
+	e.dirs[dir] = true
+	return nil
+}
+
+func (e *fakeEvents) Remove(dir string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.dirs, dir)
+	return nil
+}
+
+func (e *fakeEvents) Close() error {
+	e.system.mu.Lock()
+	defer e.system.mu.Unlock()
+	e.closed = true
+	close(e.events)
+	close(e.errs)
+	return nil
+}
+
+func (e *fakeEvents) Channels() (<-chan fsnotify.Event, <-chan error) { return e.events, e.errs }
+
+// happens passes on an event of each directory's file, as soon as fsnotify can.
+func (s *fakeSystem) happens(dirs ...string) {
+	s.mu.Lock()
+	last := s.instances[len(s.instances)-1]
+	s.mu.Unlock()
+	for _, dir := range dirs {
+		last.mu.Lock()
+		known := last.dirs[dir]
+		last.mu.Unlock()
+		if known {
+			last.events <- fsnotify.Event{Name: join(dir, "file")}
+		}
+	}
+}
+
+// watched is a watch of one directory, and how it is told.
+type watched struct {
+	*Watch
+	dir  string
+	wake chan struct{}
+}
+
+func newHub(t *testing.T) (*fakeSystem, func(name string) watched) {
+	t.Helper()
+	system := &fakeSystem{hang: map[string]chan struct{}{}}
+	h := &hub{open: system.open}
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return system, func(name string) watched {
+		dir := filepath.Join(root, name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		wake := make(chan struct{}, 1)
+		return watched{h.newWatch(wake, filepath.Join(dir, "file")), dir, wake}
+	}
+}
+
+func (w watched) told() bool {
+	select {
+	case <-w.wake:
+		return true
+	default:
+		return false
+	}
+}
+
+// A directory hangs while it is being watched: for a second at the most its neighbours
+// hear nothing, and wait; then they go on without it.
+func TestDirectoryThatHangsBlindsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		system, watch := newHub(t)
+		good, late, bad := watch("good"), watch("late"), watch("bad")
+		if err := good.Arm(); err != nil {
+			t.Fatal(err)
+		}
+		release := system.hangs(bad.dir)
+		hung := make(chan error, 1)
+		go func() { hung <- bad.Arm() }()
+		synctest.Wait()
+
+		began := time.Now()
+		if err := late.Arm(); err != nil || time.Since(began) > slow {
+			t.Errorf("a neighbour is watched after %v: %v", time.Since(began), err)
+		}
+		synctest.Wait()
+		if !good.told() {
+			t.Error("who was watched before isn't told that it may have missed something")
+		}
+		if err := good.Arm(); err != nil {
+			t.Error(err)
+		}
+		for range 3 {
+			system.happens(good.dir, late.dir)
+			synctest.Wait()
+			if !good.told() || !late.told() {
+				t.Error("no events any more")
+			}
+		}
+
+		release()
+		if err := <-hung; !errors.Is(err, errSlow) {
+			t.Errorf("the one that hung: %v", err)
+		}
+		if opened, closed := system.state(); opened != 2 || closed != 1 {
+			t.Errorf("%d instances opened, %d closed", opened, closed)
+		}
+		if err := bad.Arm(); !errors.Is(err, errSlow) {
+			t.Errorf("right after it hung: %v", err)
+		}
+		time.Sleep(slowPause)
+		if err := bad.Arm(); err != nil {
+			t.Errorf("after a while: %v", err)
+		}
+		system.happens(bad.dir)
+		synctest.Wait()
+		if !bad.told() {
+			t.Error("no event")
+		}
+		for _, w := range []watched{good, late, bad} {
+			w.Close()
+		}
+		if opened, closed := system.state(); opened != 2 || closed != 2 {
+			t.Errorf("%d instances opened, %d closed in the end", opened, closed)
+		}
+	})
+}
+
+func TestNoMoreThanFourInstancesHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		system, watch := newHub(t)
+		var releases []func()
+		var flights sync.WaitGroup
+		for i := range maxHung {
+			w := watch(fmt.Sprint(i))
+			releases = append(releases, system.hangs(w.dir))
+			flights.Go(func() {
+				if err := w.Arm(); !errors.Is(err, errSlow) {
+					t.Error(err)
+				}
+				w.Close()
+			})
+			time.Sleep(2 * slow)
+		}
+		w := watch("good")
+		if err := w.Arm(); !errors.Is(err, errHung) {
+			t.Errorf("with %d that hang: %v", maxHung, err)
+		}
+		releases[0]()
+		synctest.Wait()
+		if err := w.Arm(); err != nil {
+			t.Errorf("with %d that hang: %v", maxHung-1, err)
+		}
+		w.Close()
+		for _, release := range releases[1:] {
+			release()
+		}
+		flights.Wait()
+		if opened, closed := system.state(); opened != maxHung+1 || closed != opened {
+			t.Errorf("%d instances opened, %d closed", opened, closed)
+		}
+	})
+}
+
+func TestWatchThatFindsNoInstanceTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		system, watch := newHub(t)
+		w := watch("dir")
+		system.openErr = syscall.EMFILE
+		if err := w.Arm(); !errors.Is(err, syscall.EMFILE) {
+			t.Error(err)
+		}
+		system.openErr = nil
+		if err := w.Arm(); err != nil {
+			t.Error(err)
+		}
+		w.Close()
+		w.Close()
+		if opened, closed := system.state(); opened != 1 || closed != 1 {
+			t.Errorf("%d instances opened, %d closed", opened, closed)
+		}
+	})
+}
