@@ -108,31 +108,31 @@ type decodeOptions struct {
 
 // decodeFile returns the credential in the content of one file. The error is a
 // *DecodeError.
-func decodeFile(content []byte, opt decodeOptions) (Credential, error) {
+func decodeFile(content []byte, opt decodeOptions) (found, error) {
 	if opt.decode != nil {
 		return custom(content, opt)
 	}
-	return asCredential(credfile.Parse(content, opt.Options))
+	return asFound(credfile.Parse(content, opt.Options))
 }
 
 // decodeDir returns the credential in a directory of key files, given as the
 // content of each by its name. The error is a *DecodeError.
-func decodeDir(files map[string][]byte, opt decodeOptions) (Credential, error) {
+func decodeDir(files map[string][]byte, opt decodeOptions) (found, error) {
 	if opt.decode == nil {
-		return asCredential(credfile.ParseDir(files, opt.Options))
+		return asFound(credfile.ParseDir(files, opt.Options))
 	}
 	content, err := credfile.OnlyFile(files)
 	if err != nil {
-		return asCredential(credfile.Login{}, err)
+		return asFound(credfile.Login{}, err)
 	}
 	return custom(content, opt)
 }
 
 // custom runs the application's decoder. Neither its error nor what it panics with
 // can be trusted to be free of secrets, so only their types are told.
-func custom(content []byte, opt decodeOptions) (cred Credential, err error) {
-	fail := func(format string, arg any) (Credential, error) {
-		return asCredential(credfile.Login{}, &credfile.Error{Reason: reasonDecoder, Detail: fmt.Sprintf(format, arg)})
+func custom(content []byte, opt decodeOptions) (cred found, err error) {
+	fail := func(format string, arg any) (found, error) {
+		return asFound(credfile.Login{}, &credfile.Error{Reason: reasonDecoder, Detail: fmt.Sprintf(format, arg)})
 	}
 	defer func() {
 		if r := recover(); r != nil {
@@ -143,17 +143,24 @@ func custom(content []byte, opt decodeOptions) (cred Credential, err error) {
 	if err != nil {
 		return fail("FileOptions.Decode failed with an error of type %T", err)
 	}
-	found := credfile.Login{Username: c.Username, Password: c.Password.Reveal(), NotAfter: c.NotAfter}
-	return asCredential(credfile.Complete(found, opt.Options))
+	login := credfile.Login{Username: c.Username, Password: c.Password.Reveal(), NotAfter: c.NotAfter}
+	return asFound(credfile.Complete(login, opt.Options))
 }
 
-// asCredential gives what was found, or why there is nothing, the types of the API.
-func asCredential(login credfile.Login, err error) (Credential, error) {
+// found is a credential that was found, and what was found beside it.
+type found struct {
+	Credential
+	format Format
+}
+
+// asFound gives what was found, or why there is nothing, the types of the API.
+func asFound(login credfile.Login, err error) (found, error) {
 	if e := (*credfile.Error)(nil); errors.As(err, &e) {
-		return Credential{}, &DecodeError{Reason: string(e.Reason), Format: Format(e.Format), Line: e.Line, detail: e.Detail}
+		return found{}, &DecodeError{Reason: string(e.Reason), Format: Format(e.Format), Line: e.Line, detail: e.Detail}
 	}
 	if err != nil {
-		return Credential{}, err
+		return found{}, err
 	}
-	return Credential{Username: login.Username, Password: NewSecret(login.Password), NotAfter: login.NotAfter}, nil
+	cred := Credential{Username: login.Username, Password: NewSecret(login.Password), NotAfter: login.NotAfter}
+	return found{cred, Format(login.Format)}, nil
 }

@@ -25,7 +25,7 @@ func TestTheApplicationsDecoderReplacesAllOthers(t *testing.T) {
 		t.Errorf("a directory of one file: got %q, %v", cred.Username, err)
 	}
 	cred, err = decodeDir(map[string][]byte{"username": nil, "password": nil}, opt)
-	wantRefusal(t, cred, err, "unknown-format")
+	wantRefusal(t, cred.Credential, err, "unknown-format")
 }
 
 func TestTheApplicationsDecoderIsNotTrustedWithSecrets(t *testing.T) {
@@ -50,7 +50,7 @@ func TestTheApplicationsDecoderIsNotTrustedWithSecrets(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cred, err := decodeFile([]byte("fake-A"), decodeOptions{decode: c.decode})
-			wantRefusal(t, cred, err, c.reason)
+			wantRefusal(t, cred.Credential, err, c.reason)
 			t.Log(err)
 		})
 	}
@@ -59,7 +59,7 @@ func TestTheApplicationsDecoderIsNotTrustedWithSecrets(t *testing.T) {
 func TestADecodeErrorTellsWhatWasFound(t *testing.T) {
 	opt := decodeOptions{Options: credfile.Options{Format: credfile.FormatDotenv}}
 	cred, err := decodeFile([]byte("# x\nDB_USER=u\nDB_PASSWORD='fake-A\n"), opt)
-	wantRefusal(t, cred, err, "syntax")
+	wantRefusal(t, cred.Credential, err, "syntax")
 	if e := (*DecodeError)(nil); !errors.As(err, &e) || e.Format != FormatDotenv || e.Line != 3 {
 		t.Errorf("%#v", err)
 	}

@@ -56,6 +56,15 @@ type FileOptions struct {
 	// a file or directory of named values. Empty: the usual names.
 	UsernameKey, PasswordKey string
 
+	// UsernameFile is the path of a second file, which holds the user name; that of the
+	// source then holds the password, and each of them nothing else, as with the
+	// secrets of Docker and Compose. Whoever writes two files can't change both at one
+	// moment: what is new is believed when both have been left alone for Settle, at the
+	// start too. Username, Format (but for [FormatPassword]), the two keys and Decode
+	// say how one file is read: with a second one they are an error. Empty: there is
+	// one path.
+	UsernameFile string
+
 	// Decode, if set, decodes the content of the file in place of the formats. It
 	// must not keep or change the slice. Of what it returns, Version is replaced by
 	// the source's own. Of an error or a panic only the type is told, because its text
@@ -93,6 +102,11 @@ type FileOptions struct {
 	// (A Kubernetes subPath mount, for one, never changes.) Zero or negative: no limit.
 	MaxAge time.Duration
 
+	// MaxMode is the permissions that a file may have at the most, such as 0o600 or
+	// 0o640: with more than that it is not read, as libpq does with its passfile. Zero
+	// means that they don't matter.
+	MaxMode fs.FileMode
+
 	// PollOnly leaves the file system's events alone.
 	PollOnly bool
 
@@ -112,6 +126,18 @@ func (o FileOptions) logger() *slog.Logger {
 		return o.Logger
 	}
 	return slog.Default()
+}
+
+// check returns what is wrong with the options.
+func (o FileOptions) check() error {
+	if o.Poll < 0 {
+		return fmt.Errorf("FileOptions.Poll is %v: polling can't be switched off", o.Poll)
+	}
+	one := o.Username != "" || o.UsernameKey != "" || o.PasswordKey != "" || o.Decode != nil || (o.Format != FormatAuto && o.Format != FormatPassword)
+	if o.UsernameFile != "" && one {
+		return errors.New("FileOptions.UsernameFile is for two files that hold one value each: leave Username, Format, UsernameKey, PasswordKey and Decode empty")
+	}
+	return nil
 }
 
 func (o FileOptions) decoding() decodeOptions {
@@ -143,9 +169,10 @@ func (o FileOptions) decoding() decodeOptions {
 // A FileSource is safe for concurrent use. It holds one goroutine until it is closed,
 // and all of a process share one inotify instance.
 type FileSource struct {
-	path string
-	opt  FileOptions
-	log  *slog.Logger
+	path  string
+	paths []string // path, and the user name's if that has one of its own
+	opt   FileOptions
+	log   *slog.Logger
 
 	// The seams of the tests: the system calls.
 	read   func() (disk.Snapshot, error)
@@ -156,7 +183,8 @@ type FileSource struct {
 	done chan struct{} // closed when the loop has ended and let go of everything
 
 	// Used by the one flight that runs, and by the loop after the last.
-	mint func(Credential) string // a fingerprint
+	mint   func(Credential) string // a fingerprint
+	mounts []disk.Mount            // of paths, at the start; nil if none is one of its own
 
 	// mu guards what follows. Nothing is read, decoded or logged under it.
 	mu      sync.Mutex
@@ -165,9 +193,10 @@ type FileSource struct {
 	next    *flight // starts when running has landed
 
 	good        *Credential // the last good one; nil until there is one
+	format      Format      // that it was in
 	goodSum     disk.Digest
 	goodModTime time.Time // when good was loaded
-	serial      int
+	serial      uint64
 	loaded      time.Time     // when good became the loaded version
 	rewritten   time.Time     // since when good's login has been on disk with another mtime
 	changed     chan struct{} // closed and replaced with each change of good
@@ -177,6 +206,12 @@ type FileSource struct {
 	modTime   time.Time     // of what was found last
 	moved     time.Time     // when content or mtime was last seen to change
 	candidate *candidate    // content that is not good's, and not believed
+
+	mountedAlone bool      // a path is a mount that can't be given another file
+	outdated     bool      // and what it was made of has lost its name
+	replaced     time.Time // since when that, or a file without a link, has been seen
+
+	reads, failed uint64 // looks, and those of them that failed
 
 	checked   time.Time // the last look that ended well
 	failures  int
@@ -211,6 +246,10 @@ type candidate struct {
 var (
 	errPollOnly = errors.New("switched off by FileOptions.PollOnly")
 	errHangs    = errors.New("reading it takes longer than FileOptions.ReadTimeout")
+
+	// errLeased is for a file that another process has taken a lease on: opening it
+	// makes that one give it back.
+	errLeased error = syscall.EAGAIN
 )
 
 // NewFileSource reads the credential at path, a file or a directory of key files,
@@ -232,22 +271,30 @@ func newFileSource(path string, opt FileOptions) (*FileSource, error) {
 	if path == "" {
 		return nil, errors.New("sqlrotate: file: the path is empty")
 	}
-	if opt.Poll < 0 {
-		return nil, fmt.Errorf("sqlrotate: file %q: FileOptions.Poll is %v: polling can't be switched off", path, opt.Poll)
-	}
-	abs, err := disk.Abs(path)
-	if err != nil {
+	if err := opt.check(); err != nil {
 		return nil, fmt.Errorf("sqlrotate: file %q: %w", path, err)
 	}
+	paths := []string{path}
+	if opt.UsernameFile != "" {
+		paths = append(paths, opt.UsernameFile)
+	}
+	for i, path := range paths {
+		var err error
+		if paths[i], err = disk.Abs(path); err != nil {
+			return nil, fmt.Errorf("sqlrotate: file %q: %w", path, err)
+		}
+	}
 	s := &FileSource{
-		path: abs, opt: opt, log: opt.logger(),
+		path: paths[0], paths: paths, opt: opt, log: opt.logger(),
 		wake:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		changed: make(chan struct{}),
 	}
-	s.read = disk.NewReader(abs, "").Read
-	s.events = disk.NewWatch(s.wake, abs)
+	reader := disk.NewReader(paths...)
+	reader.MaxMode = opt.MaxMode.Perm()
+	s.read = reader.Read
+	s.events = disk.NewWatch(s.wake, paths...)
 	s.mint = newFingerprints()
 	return s, nil
 }
@@ -266,11 +313,12 @@ func (s *FileSource) start() error {
 		settles := s.settlesLocked(looked)
 		// A file that is being written gets the time to become whole.
 		patience := max(s.opt.WaitFor, 0)
-		if pending && time.Since(s.modTime) < s.opt.settle() {
+		if pending && time.Since(s.modTime) < s.opt.settle() || errors.Is(err, errLeased) {
 			patience += s.opt.settle()
 		}
 		s.mu.Unlock()
 		if found {
+			s.findMounts()
 			go s.loop()
 			return nil
 		}
@@ -290,6 +338,48 @@ func (s *FileSource) start() error {
 		case <-timer.C:
 		case <-s.wake:
 		}
+	}
+}
+
+// findMounts finds out whether a path is a mount of its own.
+func (s *FileSource) findMounts() {
+	alone := false
+	for _, path := range s.paths {
+		m := disk.MountOf(path)
+		s.mounts = append(s.mounts, m)
+		alone = alone || m.Alone
+	}
+	if !alone {
+		s.mounts = nil
+		return
+	}
+	s.mu.Lock()
+	s.mountedAlone = true
+	s.mu.Unlock()
+	s.checkMounts()
+	s.log.Warn("sqlrotate: the file is a mount of its own, which shows what is written into it, but never another file that takes its place: mount the directory", "file", s.path)
+}
+
+// checkMounts finds out whether what is mounted is still what its name leads to outside.
+func (s *FileSource) checkMounts() {
+	outdated := false
+	for i, was := range s.mounts {
+		if is := disk.MountOf(s.paths[i]); was.Alone && is.Alone {
+			outdated = outdated || is.Name == "" || is.Name != was.Name
+		}
+	}
+	s.mu.Lock()
+	s.outdated = outdated
+	s.mu.Unlock()
+}
+
+// replacedLocked notes whether another file has taken the place of what is mounted.
+func (s *FileSource) replacedLocked(is bool, now time.Time) {
+	switch {
+	case !is:
+		s.replaced = time.Time{}
+	case s.replaced.IsZero():
+		s.replaced = now
 	}
 }
 
@@ -349,7 +439,12 @@ func (s *FileSource) Changed() <-chan struct{} {
 }
 
 // String names the source in messages.
-func (s *FileSource) String() string { return fmt.Sprintf("file %q", s.path) }
+func (s *FileSource) String() string {
+	if s.opt.UsernameFile != "" {
+		return fmt.Sprintf("file %q with %q", s.path, s.opt.UsernameFile)
+	}
+	return fmt.Sprintf("file %q", s.path)
+}
 
 // Close ends the watching and waits for it, for at most a second if a read hangs.
 // It can be called more than once.
@@ -419,6 +514,9 @@ func (s *FileSource) pause(now time.Time) time.Duration {
 	defer s.mu.Unlock()
 	pause := s.opt.poll()
 	hangs := s.running != nil && s.running.overdue
+	if errors.Is(s.err, errLeased) && now.Sub(s.failing) < s.opt.settle() {
+		pause = min(pause, max(s.opt.settle()/5, breath))
+	}
 	if c := s.candidate; c != nil && c.refused == nil && !hangs {
 		pause = min(pause, max(c.since.Add(c.wait).Sub(now), breath))
 	}
@@ -490,6 +588,7 @@ func (s *FileSource) fly(f *flight) {
 	for f != nil {
 		if f.arm {
 			s.arm()
+			s.checkMounts()
 		}
 		s.observe(f)
 		s.mu.Lock()
@@ -548,6 +647,7 @@ func (s *FileSource) observe(f *flight) {
 	now := time.Now()
 	if err != nil {
 		s.mu.Lock()
+		s.reads++
 		s.candidate = nil
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, disk.ErrNotRegular) || errors.Is(err, syscall.ELOOP) {
 			s.gone, s.seen = true, disk.Identity{} // what comes next is another file
@@ -558,6 +658,8 @@ func (s *FileSource) observe(f *flight) {
 	}
 
 	s.mu.Lock()
+	s.reads++
+	s.replacedLocked(snap.Replaced || s.outdated, now)
 	verdict := s.judgeLocked(snap, now)
 	c := s.candidate
 	s.mu.Unlock()
@@ -627,7 +729,7 @@ func (s *FileSource) judgeLocked(snap disk.Snapshot, now time.Time) verdict {
 // was none, and what is there now may have been made a moment ago, to be filled.
 func settleTime(snap disk.Snapshot, inPlace, gone bool, now time.Time, settle time.Duration) time.Duration {
 	switch {
-	case inPlace:
+	case inPlace || snap.Second != nil: // the two may have been replaced one by one
 		return settle
 	case snap.ID.Version != "":
 		return 0 // it was complete before ..data named it
@@ -671,10 +773,11 @@ func newFingerprints() func(Credential) string {
 }
 
 // accept makes cred the last good credential.
-func (s *FileSource) accept(cred Credential, snap disk.Snapshot, now time.Time) {
+func (s *FileSource) accept(got found, snap disk.Snapshot, now time.Time) {
+	cred := got.Credential
 	mark := s.mint(cred)
 	s.mu.Lock()
-	s.goodSum, s.candidate = snap.Sum, nil
+	s.goodSum, s.format, s.candidate = snap.Sum, got.format, nil
 	again := s.good != nil && s.good.SameLogin(cred)
 	if again {
 		cred.Version = s.good.Version
@@ -698,21 +801,24 @@ func (s *FileSource) accept(cred Credential, snap disk.Snapshot, now time.Time) 
 }
 
 // decode runs the decoder, which may be the application's.
-func (s *FileSource) decode(snap disk.Snapshot) (cred Credential, err error) {
+func (s *FileSource) decode(snap disk.Snapshot) (got found, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			// The value of the panic could quote the content.
 			err = fmt.Errorf("the decoder panicked (%T)", p)
 		}
 	}()
-	if snap.Keys == nil {
+	switch {
+	case snap.Second != nil:
+		return decodeDir(map[string][]byte{"username": snap.Second, "password": snap.Data}, decodeOptions{})
+	case snap.Keys == nil:
 		return decodeFile(snap.Data, s.opt.decoding())
 	}
-	cred, err = decodeDir(snap.Keys, s.opt.decoding())
+	got, err = decodeDir(snap.Keys, s.opt.decoding())
 	if err != nil && snap.Skipped != nil {
 		err = fmt.Errorf("%w (%w)", err, snap.Skipped)
 	}
-	return cred, err
+	return got, err
 }
 
 // succeed ends a run of failures.
@@ -738,6 +844,7 @@ func (s *FileSource) fail(err error, c *candidate) {
 	same := s.err != nil && s.err.Error() == err.Error()
 	s.err = err
 	s.failures++
+	s.failed++
 	if s.failing.IsZero() {
 		s.failing = now
 	}

@@ -10,12 +10,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +31,7 @@ import (
 type fakeDisk struct {
 	mu       sync.Mutex
 	content  string
+	second   string // of the second file, if there is one
 	err      error
 	inode    fakeInode
 	modTime  time.Time
@@ -64,7 +67,10 @@ func (d *fakeDisk) read() (disk.Snapshot, error) {
 	}
 	s := disk.Snapshot{ModTime: d.modTime, Data: []byte(d.content)}
 	s.ID.Info, _ = os.Stat(string(d.inode))
-	copy(s.Sum[:], d.content)
+	copy(s.Sum[:], d.content+d.second)
+	if d.second != "" {
+		s.Second = []byte(d.second)
+	}
 	return s, nil
 }
 
@@ -140,6 +146,9 @@ func newFake(t *testing.T, opt FileOptions) (*FileSource, *fakeDisk, *logBuffer)
 	opt.Logger = slog.New(slog.NewTextHandler(log, nil))
 	d := &fakeDisk{inode: "."}
 	d.write(loginJSON(1))
+	if opt.UsernameFile != "" {
+		d.putTwo("u1", "p1")
+	}
 	s, err := newFileSource("/fake/secret", opt)
 	if err != nil {
 		t.Fatal(err)
@@ -441,7 +450,8 @@ func TestFileSourceOutlivesADecoderThatPanics(t *testing.T) {
 			if broken.Load() {
 				panic(string(data))
 			}
-			return decodeFile(data, decodeOptions{})
+			got, err := decodeFile(data, decodeOptions{})
+			return got.Credential, err
 		}})
 		broken.Store(true)
 		d.put(loginJSON(2))
@@ -460,6 +470,168 @@ func TestFileSourceOutlivesADecoderThatPanics(t *testing.T) {
 		}
 		if strings.Contains(log.String()+st.Err.Error(), "p2") {
 			t.Errorf("the content leaked:\n%s", log)
+		}
+	})
+}
+
+func TestFileSourceCountsWhatItDoes(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{MaxAge: time.Hour})
+		if st := s.Status(); st.Format != FormatJSON || st.MaxAge != time.Hour || st.Reads == 0 || st.Loads != 1 || st.FailedReads != 0 {
+			t.Errorf("at the start %+v", st)
+		}
+		reads := s.Status().Reads
+		time.Sleep(10*defaultPoll + time.Second)
+		if st := s.Status(); st.Reads != reads+10 || st.Loads != 1 || st.FailedReads != 0 {
+			t.Errorf("after ten polls %+v", st)
+		}
+		d.put("{")
+		time.Sleep(10 * defaultPoll)
+		if st := s.Status(); st.Loads != 1 || st.FailedReads < 10 || int(st.FailedReads) != st.Failures {
+			t.Errorf("after ten that failed %+v", st)
+		}
+		d.put("username: u2\npassword: p2\n")
+		time.Sleep(defaultPoll + time.Second)
+		if st := s.Status(); st.Format != FormatYAML || st.Loads != 2 || st.FailedReads < 10 || st.Failures != 0 {
+			t.Errorf("after another version %+v", st)
+		}
+	})
+}
+
+// Who replaces two files leaves any time between the one and the other.
+func TestFileSourceBelievesTwoFilesWhenBothAreLeftAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{UsernameFile: "/fake/user"})
+		if st := s.Status(); st.Username != "u1" || st.Version == "" {
+			t.Errorf("%+v", st)
+		}
+		changed := s.Changed()
+		d.putTwo("u2", "p1")
+		poke(s.wake)
+		time.Sleep(defaultSettle - 10*time.Millisecond)
+		d.putTwo("u2", "p2")
+		poke(s.wake)
+		time.Sleep(defaultSettle - 10*time.Millisecond)
+		if !isLogin(s.last(), 1) {
+			t.Errorf("user %q, password %q", s.last().Username, s.last().Password.Reveal())
+		}
+		<-changed
+		if !isLogin(s.last(), 2) {
+			t.Errorf("user %q, password %q", s.last().Username, s.last().Password.Reveal())
+		}
+	})
+}
+
+// putTwo replaces both files by others, long ago, as a rename does.
+func (d *fakeDisk) putTwo(user, password string) {
+	d.put(password)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.second = user
+	d.modTime = time.Now().Add(-time.Hour)
+}
+
+func TestFileSourceReadsTwoFilesAnywhere(t *testing.T) {
+	m := stall.Watch(t)
+	dir := t.TempDir()
+	user, password := filepath.Join(dir, "a", "db_user"), filepath.Join(dir, "b", "db_password")
+	for path, content := range map[string]string{user: "u1\n", password: "p1\n"} {
+		if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		replaceFile(t, path, content)
+	}
+	s := startFileSource(t, password, FileOptions{UsernameFile: user, Poll: time.Hour, Settle: 100 * time.Millisecond})
+	defer closeSource(t, s)
+	if !isLogin(s.last(), 1) {
+		t.Errorf("user %q, password %q", s.last().Username, s.last().Password.Reveal())
+	}
+	replaceFile(t, user, "u2\n")
+	replaceFile(t, password, "p2\n")
+	waitFor(t, m, "both are seen to change", func() bool { return isLogin(s.last(), 2) })
+	replaceFile(t, password, "p3\nand more\n")
+	waitFor(t, m, "two lines are refused", func() bool { return s.CheckHealth() != nil })
+	if err := s.CheckHealth(); !strings.Contains(err.Error(), "db_user") || strings.Contains(err.Error(), "p3") {
+		t.Error(err)
+	}
+	if err := os.Remove(user); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, m, "it says which of the two is missing", func() bool {
+		return strings.Contains(fmt.Sprint(s.Status().Err), "db_user") && errors.Is(s.Status().Err, fs.ErrNotExist)
+	})
+	if !isLogin(s.last(), 2) {
+		t.Errorf("user %q, password %q", s.last().Username, s.last().Password.Reveal())
+	}
+}
+
+// Samba and NFS servers, for two, take leases. To open the file asks for them back.
+func TestNewFileSourceWaitsForALeasedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(loginJSON(1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lease := func(f *os.File, kind int) {
+		t.Helper()
+		if _, _, err := syscall.Syscall(syscall.SYS_FCNTL, f.Fd(), syscall.F_SETLEASE, uintptr(kind)); err != 0 {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	wanted := make(chan os.Signal, 1)
+	signal.Notify(wanted, syscall.SIGIO)
+	defer signal.Stop(wanted)
+	lease(f, syscall.F_WRLCK)
+
+	type result struct {
+		s   *FileSource
+		err error
+	}
+	started := make(chan result)
+	go func() {
+		s, err := NewFileSource(path, FileOptions{Settle: 20 * time.Second, Logger: slog.New(slog.DiscardHandler)})
+		started <- result{s, err}
+	}()
+	<-wanted
+	select {
+	case r := <-started:
+		t.Fatalf("it didn't wait: %v", r.err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	lease(f, syscall.F_UNLCK)
+	r := <-started
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	defer closeSource(t, r.s)
+
+	// Taken later, it costs some looks and not one poll.
+	if st := r.s.Status(); !isLogin(r.s.last(), 1) || st.FailedReads == 0 || st.Err != nil {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestFileSourceComesBackSoonForALeasedFile(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{})
+		d.put(loginJSON(2))
+		d.fail(syscall.EAGAIN)
+		poke(s.wake)
+		time.Sleep(defaultSettle / 2)
+		d.fail(nil)
+		time.Sleep(defaultSettle / 2)
+		if !isLogin(s.last(), 2) || s.CheckHealth() != nil {
+			t.Errorf("%s, %v", s.last().Username, s.CheckHealth())
+		}
+		before, _ := d.count()
+		d.fail(syscall.EAGAIN)
+		time.Sleep(time.Minute)
+		if after, _ := d.count(); after-before > 25 {
+			t.Errorf("%d looks in a minute", after-before)
 		}
 	})
 }
@@ -688,6 +860,11 @@ func TestNewFileSourceSaysWhatIsWrong(t *testing.T) {
 		{put("empty", ""), FileOptions{Settle: 500 * time.Millisecond}, "empty", nil},
 		{put("torn", loginJSON(1)[:10]), FileOptions{Settle: 500 * time.Millisecond}, "torn", nil},
 		{put("poll", loginJSON(1)), FileOptions{Poll: -1}, "Poll is -1ns", nil},
+		{put("mode", loginJSON(1)), FileOptions{MaxMode: 0o400}, "0600, more than FileOptions.MaxMode 0400", nil},
+		{put("pw", "p1"), FileOptions{UsernameFile: filepath.Join(dir, "missing")}, "missing\": no such file", fs.ErrNotExist},
+		{put("pw", "p1"), FileOptions{UsernameFile: put("user", "u1"), Username: "u1"}, "leave Username", nil},
+		{put("pw", "p1"), FileOptions{UsernameFile: put("user", "u1"), Format: FormatJSON}, "Format", nil},
+		{put("pw", "p1"), FileOptions{UsernameFile: put("user", "u1"), Decode: func([]byte) (Credential, error) { return Credential{}, nil }}, "Decode", nil},
 		{put("panic", loginJSON(1)), FileOptions{Settle: -1, Decode: func([]byte) (Credential, error) { panic("p1") }}, "panicked", nil},
 	} {
 		s, err := NewFileSource(c.path, c.opt)

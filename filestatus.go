@@ -10,9 +10,18 @@ import (
 
 // FileStatus is what a [FileSource] knows of itself at one moment.
 type FileStatus struct {
-	Path     string
-	Username string // of the loaded credential
-	Version  string // of the loaded credential
+	Path string
+
+	// Username and Version are the loaded credential's, and Format is the format that
+	// it was in, named or recognised; empty if it came from a directory or from two
+	// files, or through [FileOptions].Decode.
+	Username string
+	Version  string
+	Format   Format
+
+	// Reads counts the looks at the path so far, FailedReads those of them that found
+	// nothing to be used, and Loads the versions that were loaded.
+	Reads, FailedReads, Loads uint64
 
 	// LoadedAt is when that version was loaded, CheckedAt when the path was last read
 	// and found good: its age is the heartbeat.
@@ -40,8 +49,17 @@ type FileStatus struct {
 	EventsErr error
 
 	// UnchangedFor is for how long this source has seen no change on disk, of content
-	// or modification time.
+	// or modification time, and MaxAge is [FileOptions].MaxAge; 0: no limit.
 	UnchangedFor time.Duration
+	MaxAge       time.Duration
+
+	// MountedAlone says that, at the start, the path was a mount of a single file (such
+	// as docker -v makes of one), or of one version of a volume (a Kubernetes subPath).
+	// Such a mount shows what is written into the file, but never another file that
+	// takes its place. ReplacedSince is since when this is so, by all that can be seen;
+	// zero if it isn't.
+	MountedAlone  bool
+	ReplacedSince time.Time
 }
 
 // Divergence is how what is on disk differs from what is loaded. The values don't change:
@@ -65,10 +83,12 @@ func (s *FileSource) Status() FileStatus {
 
 func (s *FileSource) statusLocked(now time.Time) FileStatus {
 	st := FileStatus{
-		Path: s.path, Version: s.good.Version, Username: s.good.Username,
+		Path: s.path, Version: s.good.Version, Username: s.good.Username, Format: s.format,
+		Reads: s.reads, FailedReads: s.failed, Loads: s.serial,
 		LoadedAt: s.loaded, CheckedAt: s.checked, ModTime: s.modTime,
 		Failures: s.failures, FailingSince: s.failing, Err: s.err,
-		Events: s.eventsErr == nil, EventsErr: s.eventsErr, UnchangedFor: now.Sub(s.moved),
+		Events: s.eventsErr == nil, EventsErr: s.eventsErr, UnchangedFor: now.Sub(s.moved), MaxAge: max(s.opt.MaxAge, 0),
+		MountedAlone: s.mountedAlone, ReplacedSince: s.replaced,
 	}
 	switch c := s.candidate; {
 	case c != nil && c.refused != nil:
@@ -103,6 +123,9 @@ func (s *FileSource) health(st FileStatus, now time.Time) error {
 		return fmt.Errorf("sqlrotate: %v changed %v ago and is not accepted; %s: %w", s, ago(st.DivergedSince), inUse, st.Err)
 	case st.Err != nil:
 		return fmt.Errorf("sqlrotate: %v can't be read for %v (%d failures); %s: %w", s, ago(st.FailingSince), st.Failures, inUse, st.Err)
+	case !st.ReplacedSince.IsZero():
+		return fmt.Errorf("sqlrotate: %v is a mount of what another file has taken the place of, %v ago or before, and never shows that one: mount its directory, not the file (nor a subPath); %s",
+			s, ago(st.ReplacedSince), inUse)
 	case unchecked > 3*s.opt.poll()+s.opt.settle()+s.opt.readTimeout():
 		why := "nothing has been read"
 		if st.Divergence == DivergedSettling {

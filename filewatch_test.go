@@ -173,7 +173,7 @@ func (script *fileScript) run(t *testing.T, m *stall.Meter, mode string) (valid 
 	for _, step := range script.steps {
 		args := step.args
 		switch args[0] {
-		case "start", "expect", "healthy", "unhealthy", "watched", "unwatched":
+		case "start", "alone", "expect", "healthy", "unhealthy", "watched", "unwatched":
 			writes = time.Time{}
 		case "pause":
 		default:
@@ -263,6 +263,10 @@ func (script *fileScript) run(t *testing.T, m *stall.Meter, mode string) (valid 
 					return !st.Events && strings.Contains(st.EventsErr.Error(), want)
 				})
 			}
+		case "alone":
+			if !src.Status().MountedAlone {
+				t.Errorf("line %d: the source doesn't know that its file is a mount", step.line)
+			}
 		case "pause":
 			<-time.After(duration(t, args[1]))
 		case "polls": // whatever the mode, look now and then
@@ -335,6 +339,11 @@ func (script *fileScript) run(t *testing.T, m *stall.Meter, mode string) (valid 
 			path := in(args[1])
 			failed(syscall.Mount("tmpfs", path, "tmpfs", 0, ""))
 			defer func() { _ = syscall.Unmount(path, syscall.MNT_DETACH) }() // the script may have done it
+		case "bind": // a file
+			path := in(args[2])
+			failed(os.WriteFile(path, nil, 0o600))
+			failed(syscall.Mount(in(args[1]), path, "", syscall.MS_BIND, ""))
+			defer func() { _ = syscall.Unmount(path, syscall.MNT_DETACH) }()
 		case "umount":
 			failed(syscall.Unmount(in(args[1]), syscall.MNT_DETACH))
 		case "limit": // of this user namespace

@@ -120,6 +120,7 @@ func plants() map[string]string {
 		"TestFileSourceSeesEveryWayOfWriting/vault_agent_rename":         "disk=15s",
 		"TestSoakFileSourceIsNeverTorn/rename":                           "disk=15s",
 		"TestFileSourcesShareAnInotifyInstance":                          "disk=15s",
+		"TestFileSourceReadsTwoFilesAnywhere":                            "disk=15s",
 		"TestSoakFileSourceSurvivesChaos":                                "disk=15s",
 	}
 }

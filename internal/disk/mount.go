@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -11,8 +12,8 @@ type Mount struct {
 	// Alone says that the path is a mount of a single file, or of one version of a
 	// directory that has versions: this process never sees what takes its place.
 	Alone bool
-	// Replaced says that this has happened.
-	Replaced bool
+	// Name is the name, outside, of what was mounted; empty if that has none any more.
+	Name string
 }
 
 // MountOf returns how path, which is absolute, is mounted, as far as the system tells.
@@ -40,7 +41,10 @@ func mountOf(table []byte, real string, isDir bool) (m Mount) {
 		}
 		root, gone := strings.CutSuffix(fields[3], "//deleted")
 		// The kubelet's versions of a volume have names like ..2026_11_26.
-		m = Mount{Alone: !isDir || strings.Contains(root, "/.."), Replaced: gone} // the last one counts
+		m = Mount{Alone: !isDir || strings.Contains(root, "/.."), Name: filepath.Base(unescape.Replace(root))}
+		if gone {
+			m.Name = ""
+		}
 	}
 	return m
 }

@@ -91,12 +91,16 @@ type Reader struct {
 	hash            hash.Hash // keyed, so that a digest in a core dump or a log can't be guessed from
 }
 
-// NewReader returns a reader of the file or directory at path, and of a second file if
-// that is not empty. It touches neither.
-func NewReader(path, second string) *Reader {
+// NewReader returns a reader of one path, a file or a directory, or of two files that
+// belong together. It touches nothing.
+func NewReader(paths ...string) *Reader {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails
-	return &Reader{path: path, second: second, hash: hmac.New(sha256.New, key)}
+	r := &Reader{path: paths[0], hash: hmac.New(sha256.New, key)}
+	if len(paths) > 1 {
+		r.second = paths[1]
+	}
+	return r
 }
 
 // Read takes a snapshot: of a file, of two, or of a directory of key files. Names in its
@@ -156,7 +160,7 @@ func (r *Reader) readFile(path string, buf []byte, limit int) ([]byte, fs.FileIn
 	case !mode.IsRegular():
 		return buf, nil, ErrNotRegular
 	case r.MaxMode != 0 && mode.Perm()&^r.MaxMode != 0:
-		return buf, nil, fmt.Errorf("its permissions are %#o, and may be %#o at the most", mode.Perm(), r.MaxMode)
+		return buf, nil, fmt.Errorf("its permissions are %#o, more than FileOptions.MaxMode %#o allows", mode.Perm(), r.MaxMode)
 	case info.Size() > int64(limit):
 		return buf, nil, errTooLarge
 	}
