@@ -4,6 +4,7 @@ package sqlrotate
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -353,6 +354,87 @@ func (script *fileScript) run(t *testing.T, m *stall.Meter, mode string) (valid 
 		}
 	}
 	return valid
+}
+
+// A mount hangs under one source that was polling it from the start, and over the
+// directory of another that had watched it; and their neighbours notice nothing.
+func TestSourceOfAHungMountDelaysNoNeighbour(t *testing.T) {
+	if os.Getenv(childEnv) == "" {
+		runAs(t, "root")
+		return
+	}
+	m := stall.Watch(t)
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name, "secret") }
+	start := func(name string, opt FileOptions) *FileSource {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+			if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			replaceFile(t, path(name), loginJSON(1))
+		}
+		s := startFileSource(t, path(name), opt)
+		t.Cleanup(func() { closeSource(t, s) })
+		return s
+	}
+	byEvent := FileOptions{Poll: time.Hour}
+	neighbours := make([]*FileSource, 10)
+	for i := range neighbours {
+		neighbours[i] = start(fmt.Sprint("local", i), byEvent)
+	}
+	covered := start("covered", FileOptions{Poll: 50 * time.Millisecond, ReadTimeout: 200 * time.Millisecond})
+	if err := os.Mkdir(filepath.Join(dir, "remote"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	far := mountFuse(t, filepath.Join(dir, "remote"), loginJSON(1))
+	remote := start("remote", FileOptions{Poll: 50 * time.Millisecond, ReadTimeout: 200 * time.Millisecond, Settle: 50 * time.Millisecond})
+	if st := remote.Status(); st.Events || !strings.Contains(st.EventsErr.Error(), "FUSE") {
+		t.Errorf("the mount is watched: %+v", st)
+	}
+	far.put(loginJSON(2))
+	waitFor(t, m, "a poll sees what is new on the mount", func() bool { return isLogin(remote.last(), 2) })
+
+	near := mountFuse(t, filepath.Join(dir, "covered"), loginJSON(2))
+	near.hang(true)
+	far.hang(true)
+	for _, s := range []*FileSource{remote, covered} {
+		waitFor(t, m, "it is told of a mount that hangs", func() bool { return errors.Is(s.CheckHealth(), errHangs) })
+	}
+	var slowest time.Duration
+	for n := 2; n < 12; n++ {
+		began := time.Now()
+		for i, s := range neighbours {
+			replaceFile(t, path(fmt.Sprint("local", i)), loginJSON(n))
+			if _, err := s.Credential(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		waitFor(t, m, "all neighbours are told", func() bool {
+			for _, s := range neighbours {
+				if !isLogin(s.last(), n) {
+					return false
+				}
+			}
+			return true
+		})
+		slowest = max(slowest, time.Since(began))
+	}
+	newcomer := start("newcomer", byEvent)
+	replaceFile(t, path("newcomer"), loginJSON(2))
+	waitFor(t, m, "a newcomer is told", func() bool { return isLogin(newcomer.last(), 2) })
+	t.Logf("%d neighbours followed a change within %v", len(neighbours), slowest)
+	if n, _ := near.waiting(); n == 0 {
+		t.Error("nobody waits for the mount that was put over a directory")
+	}
+
+	far.hang(false)
+	near.hang(false)
+	waitFor(t, m, "all is well", func() bool {
+		return remote.CheckHealth() == nil && covered.CheckHealth() == nil && isLogin(covered.last(), 2)
+	})
+	if _, polls := far.waiting(); polls > 0 {
+		t.Error("the runtime's poller was asked for a file: while that hangs, nothing runs")
+	}
 }
 
 // writeAt opens an existing file and writes once, at an offset if it is not

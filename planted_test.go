@@ -118,6 +118,7 @@ func plants() map[string]string {
 		"TestSoakBusyPoolIsDrainedInTime":                                "login=40s",
 		"TestSoakBooksBalance":                                           "login=40s",
 		"TestFileSourceSeesEveryWayOfWriting/vault_agent_rename":         "disk=15s",
+		"TestSourceOfAHungMountDelaysNoNeighbour":                        "disk=15s",
 		"TestSoakFileSourceIsNeverTorn/rename":                           "disk=15s",
 		"TestFileSourcesShareAnInotifyInstance":                          "disk=15s",
 		"TestFileSourceReadsTwoFilesAnywhere":                            "disk=15s",
