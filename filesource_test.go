@@ -954,7 +954,7 @@ func TestFileSourcesShareAnInotifyInstance(t *testing.T) {
 		sources[i] = startFileSource(t, path(i), FileOptions{Poll: time.Hour})
 		defer sources[i].Close()
 	}
-	if got := inotifyInstances(t); got != 1 {
+	if got := instances(t); got != 1 {
 		t.Errorf("%d sources have %d inotify instances", n, got)
 	}
 	for i := range sources {
@@ -979,7 +979,7 @@ func TestFileSourcesShareAnInotifyInstance(t *testing.T) {
 	for _, s := range sources {
 		closeSource(t, s)
 	}
-	goesAway(t, "inotify instances", func() int { return inotifyInstances(t) }, 0)
+	goesAway(t, "inotify instances", func() int { return instances(t) }, 0)
 	noLeak(t, goroutines)
 
 	// The next one opens it anew.
@@ -989,11 +989,12 @@ func TestFileSourcesShareAnInotifyInstance(t *testing.T) {
 	waitFor(t, m, "a source after the last sees its change", func() bool { return isLogin(s.last(), 4) })
 }
 
-func inotifyInstances(t *testing.T) (n int) {
-	t.Helper()
+// instances counts the inotify instances of this process.
+func instances(tb testing.TB) (n int) {
+	tb.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, entry := range entries {
 		if target, _ := os.Readlink("/proc/self/fd/" + entry.Name()); target == "anon_inode:inotify" {

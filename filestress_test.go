@@ -336,6 +336,44 @@ func BenchmarkFileSourceDetection(b *testing.B) {
 	}
 }
 
+// From one rewrite of a file until 2,000 sources of it, by events alone, serve what is new.
+func BenchmarkFileSourceFleet(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "secret")
+	if err := replace(path, padded(1)); err != nil {
+		b.Fatal(err)
+	}
+	sources := make([]*FileSource, 2000)
+	for i := range sources {
+		s, err := NewFileSource(path, FileOptions{Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { closeSource(b, s) })
+		sources[i] = s
+	}
+	var worst time.Duration
+	for n := 2; b.Loop(); n++ {
+		if err := replace(path, padded(n)); err != nil {
+			b.Fatal(err)
+		}
+		began := time.Now()
+		for _, s := range sources {
+			for {
+				changed := s.Changed()
+				if got, _ := numbered(s.last()); got == n {
+					break
+				}
+				<-changed
+			}
+		}
+		worst = max(worst, time.Since(began))
+	}
+	b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/change")
+	b.ReportMetric(float64(worst.Milliseconds()), "ms-worst")
+	b.ReportMetric(float64(instances(b)), "instances")
+	b.ReportMetric(0, "ns/op")
+}
+
 // A thousand sources that poll every 5 s: CPU time per second.
 func BenchmarkFileSourceIdle(b *testing.B) {
 	for range 1000 {
@@ -353,5 +391,6 @@ func BenchmarkFileSourceIdle(b *testing.B) {
 		<-time.After(2 * defaultPoll)
 	}
 	b.ReportMetric(100*float64(used()-before)/float64(time.Since(began)), "%cpu")
+	b.ReportMetric(float64(instances(b)), "instances")
 	b.ReportMetric(0, "ns/op")
 }

@@ -28,40 +28,38 @@ func join(dir, name string) string { return dir + string(filepath.Separator) + n
 // Linux does.
 const maxLinks = 40
 
-// dir is a directory in which a change matters.
-type dir struct {
-	info   fs.FileInfo
-	remote string // see there
-}
-
 // watchDirs returns the directories in which a change can make one of paths another file
 // or give it other content: the directory of the file, of every symlink on the way
 // to it, the directory itself if it is one, and for what does not exist the
 // nearest directory that does. All by their real names, so that one directory is
 // not watched under two.
-func watchDirs(paths ...string) map[string]dir {
-	dirs := map[string]dir{}
+func watchDirs(paths ...string) map[string]fs.FileInfo {
+	w := walk{dirs: map[string]fs.FileInfo{}, seen: map[string]fs.FileInfo{}}
 	for _, path := range paths {
-		addDirs(dirs, path)
+		w.add(path)
 	}
-	return dirs
+	return w.dirs
 }
 
-func addDirs(dirs map[string]dir, path string) {
-	links := maxLinks
-	final := followLinks(path, dirs, &links)
-	if final == "" || !addDir(dirs, final) {
+// walk follows paths at one moment.
+type walk struct {
+	dirs map[string]fs.FileInfo // directories in which a change matters
+	seen map[string]fs.FileInfo // all that is no symlink
+}
+
+func (w *walk) add(path string) {
+	final := w.follow(path)
+	if final == "" || !w.addDir(final) {
 		return
 	}
 	data := join(final, dataLink)
 	if _, err := os.Lstat(data); err == nil {
-		addDir(dirs, followLinks(data, dirs, &links))
+		w.addDir(w.follow(data))
 		return
 	}
 	for _, entry := range entries(final) {
 		if entry.Type()&fs.ModeSymlink != 0 {
-			links := maxLinks
-			followLinks(join(final, entry.Name()), dirs, &links)
+			w.follow(join(final, entry.Name()))
 		}
 	}
 }
@@ -80,10 +78,18 @@ func entries(path string) []fs.DirEntry {
 	return entries
 }
 
-// followLinks walks an absolute path, adds the directory of each symlink on the
+// realName returns the name that path, which is absolute, has without symlinks: empty if
+// there is nothing.
+func realName(path string) string {
+	w := walk{dirs: map[string]fs.FileInfo{}, seen: map[string]fs.FileInfo{}}
+	return w.follow(path)
+}
+
+// follow walks an absolute path, adds the directory of each symlink on the
 // way and of the end, and returns the end's real name: empty if there is none.
-func followLinks(path string, dirs map[string]dir, links *int) string {
+func (w *walk) follow(path string) string {
 	dir, rest := splitRoot(path)
+	links := maxLinks
 	for len(rest) > 0 {
 		name := rest[0]
 		rest = rest[1:]
@@ -95,10 +101,10 @@ func followLinks(path string, dirs map[string]dir, links *int) string {
 			continue
 		}
 		at := filepath.Join(dir, name)
-		info, err := os.Lstat(at)
+		info, err := w.lstat(at)
 		if err != nil {
-			if !addDir(dirs, dir) { // a file on the way
-				addDir(dirs, filepath.Dir(dir))
+			if !w.addDir(dir) { // a file on the way
+				w.addDir(filepath.Dir(dir))
 			}
 			return ""
 		}
@@ -106,12 +112,12 @@ func followLinks(path string, dirs map[string]dir, links *int) string {
 			dir = at
 			continue
 		}
-		addDir(dirs, dir)
+		w.addDir(dir)
 		target, err := os.Readlink(at)
-		if err != nil || *links == 0 {
+		if err != nil || links == 0 {
 			return ""
 		}
-		*links--
+		links--
 		if filepath.IsAbs(target) {
 			var more []string
 			dir, more = splitRoot(target)
@@ -120,8 +126,19 @@ func followLinks(path string, dirs map[string]dir, links *int) string {
 			rest = append(strings.Split(filepath.ToSlash(target), "/"), rest...)
 		}
 	}
-	addDir(dirs, filepath.Dir(dir))
+	w.addDir(filepath.Dir(dir))
 	return dir
+}
+
+func (w *walk) lstat(path string) (fs.FileInfo, error) {
+	if info, ok := w.seen[path]; ok {
+		return info, nil
+	}
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode()&fs.ModeSymlink == 0 {
+		w.seen[path] = info
+	}
+	return info, err
 }
 
 // splitRoot splits an absolute path into its root and its components.
@@ -130,18 +147,15 @@ func splitRoot(path string) (root string, components []string) {
 	return vol + string(filepath.Separator), strings.Split(filepath.ToSlash(path[len(vol):]), "/")
 }
 
-// addDir reports whether path is a directory.
-func addDir(dirs map[string]dir, path string) bool {
+// addDir reports whether path, which is a real name, is a directory.
+func (w *walk) addDir(path string) bool {
 	if path == "" {
 		return false
 	}
-	if _, ok := dirs[path]; ok {
-		return true
-	}
-	info, err := os.Stat(path)
+	info, err := w.lstat(path)
 	if err != nil || !info.IsDir() {
 		return false
 	}
-	dirs[path] = dir{info: info, remote: remote(path)}
+	w.dirs[path] = info
 	return true
 }

@@ -18,8 +18,7 @@ type Mount struct {
 
 // MountOf returns how path, which is absolute, is mounted, as far as the system tells.
 func MountOf(path string) Mount {
-	links := maxLinks
-	real := followLinks(path, map[string]dir{}, &links)
+	real := realName(path)
 	info, err := os.Stat(path)
 	if real == "" || err != nil {
 		return Mount{}

@@ -18,6 +18,9 @@ const (
 	slow      = time.Second
 	slowPause = time.Minute
 
+	// addAgain is how often what is watched is added again.
+	addAgain = 30 * time.Second
+
 	// maxHung is how many inotify instances may hang before no other is opened.
 	maxHung = 4
 )
@@ -67,7 +70,7 @@ func (w *Watch) Arm() error {
 
 // arm makes dirs the watched directories. It reports whether that changed what is
 // watched, in which case dirs may be out of date already.
-func (w *Watch) arm(dirs map[string]dir) (changed bool, err error) {
+func (w *Watch) arm(dirs map[string]fs.FileInfo) (changed bool, err error) {
 	in, err := w.hub.join(w.in)
 	if err != nil {
 		return false, err
@@ -75,16 +78,20 @@ func (w *Watch) arm(dirs map[string]dir) (changed bool, err error) {
 	if in != w.in {
 		w.in, w.dirs = in, map[string]bool{}
 	}
-	for path, d := range dirs {
+	for path, info := range dirs {
+		if w.dirs[path] && in.knows(path, info) {
+			continue
+		}
+		kind := remote(path)
 		switch {
-		case d.remote != "":
-			err = errors.Join(err, fmt.Errorf("watch %s: no events on %s, it is polled", quote(path), d.remote))
+		case kind != "":
+			err = errors.Join(err, fmt.Errorf("watch %s: no events on %s, it is polled", quote(path), kind))
 			delete(dirs, path)
 		case w.hub.isSlow(path):
 			err = errors.Join(err, fmt.Errorf("watch %s: %w", quote(path), errSlow))
 			delete(dirs, path)
 		default:
-			added, aerr := w.add(path, d.info)
+			added, aerr := w.add(path, info)
 			changed = changed || added
 			if aerr != nil && !errors.Is(aerr, fs.ErrNotExist) { // gone meanwhile
 				err = errors.Join(err, fmt.Errorf("watch %s: %w", quote(path), aerr))
@@ -112,7 +119,7 @@ func (w *Watch) add(path string, info fs.FileInfo) (added bool, err error) {
 			_ = w.in.fs.Remove(path)
 		}
 		// Also for one that is known: a watch can die unseen, when its file system is
-		// unmounted, and to add it again costs a microsecond.
+		// unmounted.
 		if err := w.in.fs.Add(path); err != nil {
 			return err
 		}
@@ -122,7 +129,7 @@ func (w *Watch) add(path string, info fs.FileInfo) (added bool, err error) {
 			d = &watchedDir{watches: map[*Watch]struct{}{}}
 			w.in.dirs[path] = d
 		}
-		d.info = info
+		d.info, d.added = info, time.Now()
 		d.watches[w] = struct{}{}
 		added = moved || !w.dirs[path]
 		w.dirs[path] = true
@@ -269,6 +276,7 @@ type instance struct {
 // watchedDir is one directory and who wants to hear of it.
 type watchedDir struct {
 	info    fs.FileInfo // which directory it was when the watch was set
+	added   time.Time   // when that was last; zero if it may have died
 	watches map[*Watch]struct{}
 }
 
@@ -330,6 +338,15 @@ func (in *instance) call(path string, f func() error) error {
 	return err
 }
 
+// knows reports whether a directory has been added, and not so long ago that it is to be
+// added again.
+func (in *instance) knows(path string, info fs.FileInfo) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	d := in.dirs[path]
+	return d != nil && os.SameFile(d.info, info) && time.Since(d.added) < addAgain
+}
+
 // dispatch passes on that something happened, not what: who hears of it reads again.
 func (in *instance) dispatch() {
 	defer close(in.done)
@@ -343,22 +360,27 @@ func (in *instance) dispatch() {
 			}
 			in.mu.Lock()
 			in.dirs[filepath.Dir(ev.Name)].notify() // something in a directory
-			in.dirs[ev.Name].notify()               // the directory itself
+			if d := in.dirs[ev.Name]; d != nil {    // the directory itself: what is there next may have its inode
+				d.added = time.Time{}
+				d.notify()
+			}
 			in.mu.Unlock()
 		case _, ok := <-errs:
 			if !ok {
 				errs = nil
 				continue
 			}
-			in.notifyAll() // an overflow, mostly: what was lost is unknown
+			in.notifyAll() // an overflow, mostly
 		}
 	}
 }
 
+// notifyAll is for when it isn't known what has happened.
 func (in *instance) notifyAll() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, d := range in.dirs {
+		d.added = time.Time{}
 		d.notify()
 	}
 }

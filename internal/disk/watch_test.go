@@ -24,6 +24,7 @@ type fakeEvents struct {
 	events chan fsnotify.Event
 	errs   chan error
 	dirs   map[string]bool
+	added  map[string]int
 	closed bool
 }
 
@@ -41,7 +42,7 @@ func (s *fakeSystem) open() (events, error) {
 	if s.openErr != nil {
 		return nil, s.openErr
 	}
-	e := &fakeEvents{system: s, events: make(chan fsnotify.Event), errs: make(chan error), dirs: map[string]bool{}}
+	e := &fakeEvents{system: s, events: make(chan fsnotify.Event), errs: make(chan error), dirs: map[string]bool{}, added: map[string]int{}}
 	s.instances = append(s.instances, e)
 	return e, nil
 }
@@ -72,6 +73,14 @@ func (s *fakeSystem) state() (opened, closed int) {
 	return len(s.instances), closed
 }
 
+// adds returns how often a directory has been added to the first instance.
+func (s *fakeSystem) adds(dir string) int {
+	e := s.instances[0]
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.added[dir]
+}
+
 func (e *fakeEvents) call(dir string) {
 	e.system.mu.Lock()
 	hang := e.system.hang[dir]
@@ -86,6 +95,7 @@ func (e *fakeEvents) Add(dir string) error {
 	defer e.mu.Unlock()
 	e.call(dir)
 	e.dirs[dir] = true
+	e.added[dir]++
 	return nil
 }
 
@@ -250,6 +260,41 @@ func TestNoMoreThanFourInstancesHang(t *testing.T) {
 		if opened, closed := system.state(); opened != maxHung+1 || closed != opened {
 			t.Errorf("%d instances opened, %d closed", opened, closed)
 		}
+	})
+}
+
+// A directory that is removed, and made again with the same inode, has lost its watch.
+func TestDirectoryIsWatchedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		system, watch := newHub(t)
+		w := watch("dir")
+		adds := func() int {
+			if err := w.Arm(); err != nil {
+				t.Fatal(err)
+			}
+			return system.adds(w.dir)
+		}
+		if n := adds(); n != 1 {
+			t.Errorf("added %d times", n)
+		}
+		if n := adds(); n != 1 {
+			t.Errorf("added %d times without a reason", n)
+		}
+		system.instances[0].events <- fsnotify.Event{Name: w.dir, Op: fsnotify.Remove}
+		synctest.Wait()
+		if n := adds(); n != 2 || !w.told() {
+			t.Errorf("added %d times after it was removed", n)
+		}
+		system.instances[0].errs <- fsnotify.ErrEventOverflow
+		synctest.Wait()
+		if n := adds(); n != 3 || !w.told() {
+			t.Errorf("added %d times after an overflow", n)
+		}
+		time.Sleep(addAgain) // an unmount says nothing
+		if n := adds(); n != 4 {
+			t.Errorf("added %d times after a while", n)
+		}
+		w.Close()
 	})
 }
 
