@@ -151,6 +151,7 @@ func custom(content []byte, opt decodeOptions) (cred found, err error) {
 type found struct {
 	Credential
 	format Format
+	server server
 }
 
 // asFound gives what was found, or why there is nothing, the types of the API.
@@ -162,5 +163,5 @@ func asFound(login credfile.Login, err error) (found, error) {
 		return found{}, err
 	}
 	cred := Credential{Username: login.Username, Password: NewSecret(login.Password), NotAfter: login.NotAfter}
-	return found{cred, Format(login.Format)}, nil
+	return found{cred, Format(login.Format), server{login.Host, login.Port, login.Database}}, nil
 }

@@ -194,6 +194,9 @@ type FileSource struct {
 
 	good        *Credential // the last good one; nil until there is one
 	format      Format      // that it was in
+	server      server      // what was named beside it
+	first       server      // what was named at first
+	movedAway   time.Time   // since when that has been another
 	goodSum     disk.Digest
 	goodModTime time.Time // when good was loaded
 	serial      uint64
@@ -778,6 +781,7 @@ func (s *FileSource) accept(got found, snap disk.Snapshot, now time.Time) {
 	mark := s.mint(cred)
 	s.mu.Lock()
 	s.goodSum, s.format, s.candidate = snap.Sum, got.format, nil
+	elsewhere := s.locateLocked(got.server, now)
 	again := s.good != nil && s.good.SameLogin(cred)
 	if again {
 		cred.Version = s.good.Version
@@ -798,6 +802,29 @@ func (s *FileSource) accept(got found, snap disk.Snapshot, now time.Time) {
 	if !again {
 		s.log.Info("sqlrotate: credential loaded", "file", s.path, "user", cred.Username, "version", cred.Version)
 	}
+	if elsewhere != "" {
+		s.log.Warn("sqlrotate: the file names another place for the database, and logins go on where the DSN says", "file", s.path, "names", elsewhere)
+	}
+}
+
+// locateLocked notes where the database is said to be. It returns in what that is news,
+// and not what it was at first; nothing if it isn't.
+func (s *FileSource) locateLocked(at server, now time.Time) (elsewhere string) {
+	if s.good == nil {
+		s.first = at
+	}
+	news := s.server != at
+	s.server = at
+	elsewhere = s.first.elsewhere(at)
+	switch {
+	case elsewhere == "":
+		s.movedAway = time.Time{}
+	case !news:
+		return ""
+	default:
+		s.movedAway = now
+	}
+	return elsewhere
 }
 
 // decode runs the decoder, which may be the application's.

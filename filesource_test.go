@@ -498,6 +498,46 @@ func TestFileSourceCountsWhatItDoes(t *testing.T) {
 	})
 }
 
+// A secret that names another server is told of, and not followed.
+func TestFileSourceTellsThatTheFileNamesAnotherServer(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, _, log := newFake(t, FileOptions{PollOnly: true, Poll: time.Hour})
+		load := func(login int, at server) FileStatus {
+			t.Helper()
+			time.Sleep(time.Minute)
+			cred := Credential{Username: fmt.Sprint("u", login), Password: NewSecret(fmt.Sprint("p", login))}
+			s.accept(found{Credential: cred, server: at}, disk.Snapshot{}, time.Now())
+			return s.Status()
+		}
+		blue := server{"Blue.example", "5432", "app"}
+		s.mu.Lock()
+		s.first, s.server = blue, blue
+		s.mu.Unlock()
+		for _, same := range []server{blue, {"blue.EXAMPLE", "5432", "app"}, {}, {database: "app"}} {
+			if st := load(2, same); !st.MovedSince.IsZero() || s.CheckHealth() != nil || st.Host != same.host {
+				t.Errorf("%v: %+v, %v", same, st, s.CheckHealth())
+			}
+		}
+		green := server{"green.example\nx", "5433", "app"}
+		moved := load(2, green).MovedSince // the same login, elsewhere
+		load(3, green)
+		time.Sleep(time.Minute)
+		if st := s.Status(); !st.MovedSince.Equal(moved) || time.Since(moved) != 2*time.Minute || st.Host != green.host || st.Port != "5433" {
+			t.Errorf("%+v", st)
+		}
+		err := s.CheckHealth()
+		if err == nil || !strings.Contains(err.Error(), `host "green.example\nx" in place of "blue.example", port "5433" in place of "5432" for 2m0s`) {
+			t.Error(err)
+		}
+		if n := strings.Count(log.String(), "another place"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, log)
+		}
+		if st := load(4, blue); !st.MovedSince.IsZero() || s.CheckHealth() != nil {
+			t.Errorf("back again: %+v, %v", st, s.CheckHealth())
+		}
+	})
+}
+
 // Who replaces two files leaves any time between the one and the other.
 func TestFileSourceBelievesTwoFilesWhenBothAreLeftAlone(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

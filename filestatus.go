@@ -5,6 +5,7 @@ package sqlrotate
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,13 @@ type FileStatus struct {
 	Username string
 	Version  string
 	Format   Format
+
+	// Host, Port and Database are what the loaded file names beside the login; empty if
+	// it names none, or several. They are told of, and not followed: where the database
+	// is, the DSN says. MovedSince is since when the file has named another one of them
+	// than when it was first read; zero if it doesn't.
+	Host, Port, Database string
+	MovedSince           time.Time
 
 	// Reads counts the looks at the path so far, FailedReads those of them that found
 	// nothing to be used, and Loads the versions that were loaded.
@@ -88,6 +96,7 @@ func (s *FileSource) statusLocked(now time.Time) FileStatus {
 		LoadedAt: s.loaded, CheckedAt: s.checked, ModTime: s.modTime,
 		Failures: s.failures, FailingSince: s.failing, Err: s.err,
 		Events: s.eventsErr == nil, EventsErr: s.eventsErr, UnchangedFor: now.Sub(s.moved), MaxAge: max(s.opt.MaxAge, 0),
+		Host: s.server.host, Port: s.server.port, Database: s.server.database, MovedSince: s.movedAway,
 		MountedAlone: s.mountedAlone, ReplacedSince: s.replaced,
 	}
 	switch c := s.candidate; {
@@ -101,21 +110,41 @@ func (s *FileSource) statusLocked(now time.Time) FileStatus {
 	return st
 }
 
+// server is where a file says that its database is.
+type server struct{ host, port, database string }
+
+// elsewhere returns in what other differs, of what both name, in words; nothing if in none
+// of it.
+func (s server) elsewhere(other server) string {
+	var all []string
+	for _, part := range []struct{ name, here, there string }{
+		{"host", strings.ToLower(s.host), strings.ToLower(other.host)},
+		{"port", s.port, other.port},
+		{"database", s.database, other.database},
+	} {
+		if part.here != part.there && part.here != "" && part.there != "" {
+			all = append(all, fmt.Sprintf("%s %.100q in place of %.100q", part.name, part.there, part.here))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
 // CheckHealth returns nil, or what is wrong with the file in words an operator can act
 // on. To have no events is not wrong: polling carries on.
 func (s *FileSource) CheckHealth() error {
 	s.mu.Lock()
 	now, closed := time.Now(), s.closed
-	st := s.statusLocked(now)
+	st, elsewhere := s.statusLocked(now), s.first.elsewhere(s.server)
 	s.mu.Unlock()
 	if closed {
 		return s.wrap(os.ErrClosed)
 	}
-	return s.health(st, now)
+	return s.health(st, elsewhere, now)
 }
 
-// health judges a status.
-func (s *FileSource) health(st FileStatus, now time.Time) error {
+// health judges a status. elsewhere says where the file has the database now, if that is
+// not where it was.
+func (s *FileSource) health(st FileStatus, elsewhere string, now time.Time) error {
 	ago := func(t time.Time) time.Duration { return now.Sub(t).Round(time.Millisecond) }
 	inUse := fmt.Sprintf("version %s (user %q), loaded %v ago, stays in use", st.Version, st.Username, ago(st.LoadedAt))
 	switch unchecked := ago(st.CheckedAt); {
@@ -132,6 +161,8 @@ func (s *FileSource) health(st FileStatus, now time.Time) error {
 			why = "it is being written all the time"
 		}
 		return fmt.Errorf("sqlrotate: %v was last read whole %v ago, %s; %s", s, unchecked, why, inUse)
+	case elsewhere != "":
+		return fmt.Errorf("sqlrotate: %v has named %s for %v: logins go where the DSN says, so the application may have to be told and started again", s, elsewhere, ago(st.MovedSince))
 	case s.opt.MaxAge > 0 && st.UnchangedFor > s.opt.MaxAge:
 		return fmt.Errorf("sqlrotate: %v has not changed for %v, longer than FileOptions.MaxAge (%v): does whoever writes it still run, and is it a mount that is updated (a subPath is not)?",
 			s, st.UnchangedFor.Round(time.Second), s.opt.MaxAge)

@@ -56,6 +56,10 @@ type Login struct {
 
 	// Format is the format that was named or recognised; empty for a directory.
 	Format Format
+
+	// Host, Port and Database are what the content names beside the login; empty if it
+	// names none, or several.
+	Host, Port, Database string
 }
 
 // Error says why there is no login. It holds nothing of the values that were read, only

@@ -225,7 +225,7 @@ func TestReaderOfTwoFilesIsNeverTorn(t *testing.T) {
 	done := make(chan struct{})
 	go func() { // the password is that of the user, or of the one before
 		defer close(done)
-		for n := range 2000 {
+		for n := range 500 {
 			put(user, n)
 			put(password, n)
 		}
