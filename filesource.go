@@ -167,7 +167,8 @@ func (o FileOptions) decoding() decodeOptions {
 // of at most 1 MiB are read.
 //
 // A FileSource is safe for concurrent use. It holds one goroutine until it is closed,
-// and all of a process share one inotify instance.
+// and all of a process share one inotify instance. On network file systems and FUSE
+// there are no events: a change is seen within one [FileOptions].Poll, and by each login.
 type FileSource struct {
 	path  string
 	paths []string // path, and the user name's if that has one of its own
@@ -184,7 +185,7 @@ type FileSource struct {
 
 	// Used by the one flight that runs, and by the loop after the last.
 	mint   func(Credential) string // a fingerprint
-	mounts []disk.Mount            // of paths, at the start; nil if none is one of its own
+	mounts []disk.Mount            // of paths, when there was a first credential
 
 	// mu guards what follows. Nothing is read, decoded or logged under it.
 	mu      sync.Mutex
@@ -321,7 +322,6 @@ func (s *FileSource) start() error {
 		}
 		s.mu.Unlock()
 		if found {
-			s.findMounts()
 			go s.loop()
 			return nil
 		}
@@ -341,48 +341,6 @@ func (s *FileSource) start() error {
 		case <-timer.C:
 		case <-s.wake:
 		}
-	}
-}
-
-// findMounts finds out whether a path is a mount of its own.
-func (s *FileSource) findMounts() {
-	alone := false
-	for _, path := range s.paths {
-		m := disk.MountOf(path)
-		s.mounts = append(s.mounts, m)
-		alone = alone || m.Alone
-	}
-	if !alone {
-		s.mounts = nil
-		return
-	}
-	s.mu.Lock()
-	s.mountedAlone = true
-	s.mu.Unlock()
-	s.checkMounts()
-	s.log.Warn("sqlrotate: the file is a mount of its own, which shows what is written into it, but never another file that takes its place: mount the directory", "file", s.path)
-}
-
-// checkMounts finds out whether what is mounted is still what its name leads to outside.
-func (s *FileSource) checkMounts() {
-	outdated := false
-	for i, was := range s.mounts {
-		if is := disk.MountOf(s.paths[i]); was.Alone && is.Alone {
-			outdated = outdated || is.Name == "" || is.Name != was.Name
-		}
-	}
-	s.mu.Lock()
-	s.outdated = outdated
-	s.mu.Unlock()
-}
-
-// replacedLocked notes whether another file has taken the place of what is mounted.
-func (s *FileSource) replacedLocked(is bool, now time.Time) {
-	switch {
-	case !is:
-		s.replaced = time.Time{}
-	case s.replaced.IsZero():
-		s.replaced = now
 	}
 }
 
@@ -643,6 +601,49 @@ func (s *FileSource) rearm() error {
 	return s.events.Arm()
 }
 
+// findMounts finds out, when there is a first credential, whether a path is a mount of its
+// own.
+func (s *FileSource) findMounts() {
+	alone := false
+	s.mounts = make([]disk.Mount, len(s.paths))
+	for i, path := range s.paths {
+		s.mounts[i] = disk.MountOf(path)
+		alone = alone || s.mounts[i].Alone
+	}
+	if !alone {
+		return
+	}
+	s.mu.Lock()
+	s.mountedAlone = true
+	s.mu.Unlock()
+	s.log.Warn("sqlrotate: the file is a mount of its own, which shows what is written into it, but never another file that takes its place: mount the directory", "file", s.path)
+}
+
+// checkMounts finds out whether what is mounted is still what its name leads to outside.
+func (s *FileSource) checkMounts() {
+	outdated := false
+	for i, was := range s.mounts {
+		if !was.Alone {
+			continue
+		}
+		is := disk.MountOf(s.paths[i])
+		outdated = outdated || is.Alone && (is.Name == "" || is.Name != was.Name)
+	}
+	s.mu.Lock()
+	s.outdated = outdated
+	s.mu.Unlock()
+}
+
+// replacedLocked notes whether another file has taken the place of what is mounted.
+func (s *FileSource) replacedLocked(is bool, now time.Time) {
+	switch {
+	case !is:
+		s.replaced = time.Time{}
+	case s.replaced.IsZero():
+		s.replaced = now
+	}
+}
+
 // observe reads the path and decides what to believe.
 func (s *FileSource) observe(f *flight) {
 	snap, err := s.read()
@@ -684,6 +685,9 @@ func (s *FileSource) observe(f *flight) {
 		}
 		s.accept(cred, snap, now)
 		s.succeed(now)
+		if s.mounts == nil {
+			s.findMounts()
+		}
 	}
 }
 

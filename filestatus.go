@@ -61,11 +61,11 @@ type FileStatus struct {
 	UnchangedFor time.Duration
 	MaxAge       time.Duration
 
-	// MountedAlone says that, at the start, the path was a mount of a single file (such
+	// MountedAlone says that, at the start, a path was a mount of a single file (such
 	// as docker -v makes of one), or of one version of a volume (a Kubernetes subPath).
 	// Such a mount shows what is written into the file, but never another file that
-	// takes its place. ReplacedSince is since when this is so, by all that can be seen;
-	// zero if it isn't.
+	// takes its place. ReplacedSince is when that was found to have happened; zero if
+	// it has not.
 	MountedAlone  bool
 	ReplacedSince time.Time
 }
