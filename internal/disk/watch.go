@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +40,28 @@ type Watch struct {
 	wake  chan<- struct{}
 	in    *instance       // where it is registered; nil: nowhere
 	dirs  map[string]bool // for what
+
+	armed time.Time // when all that matters was last found to be watched; zero if it isn't
+	ends  []end     // where paths led to then
+	told  bool      // of an event since; guarded by in.mu
+}
+
+// end is what a path leads to.
+type end struct {
+	info    fs.FileInfo
+	version string // where ..data points to; empty without one
+}
+
+func endOf(path string) (e end) {
+	e.info, _ = os.Stat(path)
+	if e.info != nil && e.info.IsDir() {
+		e.version, _ = os.Readlink(join(path, dataLink))
+	}
+	return e
+}
+
+func (e end) same(other end) bool {
+	return e.info != nil && other.info != nil && e.version == other.version && os.SameFile(e.info, other.info)
 }
 
 // NewWatch makes a watch of paths, which are absolute; it watches nothing yet. That one
@@ -55,17 +78,57 @@ func NewWatch(wake chan<- struct{}, paths ...string) *Watch {
 // systems and FUSE, and none past the user's limits on inotify (ENOSPC for directories,
 // EMFILE for instances); and none for a while if the file system has been slow.
 func (w *Watch) Arm() error {
+	ends := make([]end, len(w.paths))
+	for i, path := range w.paths {
+		ends[i] = endOf(path)
+	}
+	if w.isArmed(ends) {
+		return nil
+	}
+	w.armed = time.Time{}
 	var err error
 	// A link can change between being followed and being watched; then what it
 	// leads to has changed as well.
 	for range 4 {
+		w.forget()
+		now := time.Now()
 		var changed bool
 		changed, err = w.arm(watchDirs(w.paths...))
-		if again := changed && err == nil || errors.Is(err, errGone); !again {
-			break
+		if err == nil && !changed {
+			w.armed, w.ends = now, ends
+			return nil
+		}
+		if err != nil && !errors.Is(err, errGone) {
+			return err
 		}
 	}
 	return err
+}
+
+// isArmed reports whether there is nothing to do: the paths lead to where they led to, no
+// event says that anything is new, and a watch can't have died unseen for long.
+func (w *Watch) isArmed(ends []end) bool {
+	if w.in == nil || time.Since(w.armed) >= addAgain || !slices.EqualFunc(ends, w.ends, end.same) {
+		return false
+	}
+	select {
+	case <-w.in.gone:
+		return false
+	default:
+	}
+	w.in.mu.Lock()
+	defer w.in.mu.Unlock()
+	return !w.told
+}
+
+// forget forgets events, because what they may have changed is looked at next.
+func (w *Watch) forget() {
+	if w.in == nil {
+		return
+	}
+	w.in.mu.Lock()
+	defer w.in.mu.Unlock()
+	w.told = false
 }
 
 // arm makes dirs the watched directories. It reports whether that changed what is
@@ -390,6 +453,7 @@ func (d *watchedDir) notify() {
 		return
 	}
 	for w := range d.watches {
+		w.told = true
 		select {
 		case w.wake <- struct{}{}:
 		default: // there is one already

@@ -280,6 +280,12 @@ func TestDirectoryIsWatchedAgain(t *testing.T) {
 		if n := adds(); n != 1 {
 			t.Errorf("added %d times without a reason", n)
 		}
+		if err := os.WriteFile(join(w.dir, "file"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n := adds(); n != 1 {
+			t.Errorf("added %d times for what is no event of its own", n)
+		}
 		system.instances[0].events <- fsnotify.Event{Name: w.dir, Op: fsnotify.Remove}
 		synctest.Wait()
 		if n := adds(); n != 2 || !w.told() {
@@ -293,6 +299,44 @@ func TestDirectoryIsWatchedAgain(t *testing.T) {
 		time.Sleep(addAgain) // an unmount says nothing
 		if n := adds(); n != 4 {
 			t.Errorf("added %d times after a while", n)
+		}
+		w.Close()
+	})
+}
+
+// What replaces a directory without an event, such as a mount, leads the path elsewhere.
+func TestWatchFollowsAPathThatLeadsElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		system, watch := newHub(t)
+		w := watch("dir")
+		arm := func() {
+			t.Helper()
+			if err := w.Arm(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put := func() {
+			t.Helper()
+			if err := os.MkdirAll(w.dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(join(w.dir, "file"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put()
+		arm()
+		arm()
+		if n := system.adds(w.dir); n != 1 {
+			t.Errorf("added %d times", n)
+		}
+		if err := os.Rename(w.dir, w.dir+".old"); err != nil {
+			t.Fatal(err)
+		}
+		put()
+		arm()
+		if n := system.adds(w.dir); n != 2 {
+			t.Errorf("added %d times after another directory has taken the place", n)
 		}
 		w.Close()
 	})
