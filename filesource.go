@@ -473,7 +473,9 @@ func (s *FileSource) loop() {
 func (s *FileSource) pause(now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// The polls of a process come together, so that it wakes less often.
 	pause := s.opt.poll()
+	pause = now.Add(pause).Truncate(max(pause/16, 1)).Sub(now.Round(0))
 	hangs := s.running != nil && s.running.overdue
 	if errors.Is(s.err, errLeased) && now.Sub(s.failing) < s.opt.settle() {
 		pause = min(pause, max(s.opt.settle()/5, breath))

@@ -257,6 +257,19 @@ func TestFileSourceFindsAChangeWithinOnePoll(t *testing.T) {
 	})
 }
 
+func TestFileSourcesPollTogether(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, _, _ := newFake(t, FileOptions{Poll: 16 * time.Second})
+		for range 100 {
+			time.Sleep(37 * time.Millisecond)
+			pause := s.pause(time.Now())
+			if next := time.Now().Add(pause); pause <= 15*time.Second || pause > 16*time.Second || !next.Equal(next.Truncate(time.Second)) {
+				t.Fatalf("%v after %v", pause, time.Now())
+			}
+		}
+	})
+}
+
 func TestFileSourceReadsAFewTimesForABurstOfEvents(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s, d, _ := newFake(t, FileOptions{Poll: time.Hour})
