@@ -1,65 +1,83 @@
-// Recognising the format of a credential file by how it begins.
-
 package credfile
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 )
 
-// recognise returns the format that text is in, or was to become. Each format but
-// the bare password has a beginning of its own; what begins so is that format, whole
-// or not.
-func (f *fields) recognise(text string) (Format, error) {
-	var line string // the first that counts
-	keywords := false
-	for _, l := range lines(text) {
-		if ignored(l) {
-			continue
-		}
-		if line == "" {
-			line = l
-		}
-		keywords = keywords || isKeywords(l)
-	}
-	trimmed := strings.TrimLeft(line, blanks)
-	single := !strings.ContainsAny(text, "\r\n")
-	key, _, isAssignment := assignment(trimmed)
-	yamlKey, _, isYAML := yamlPair(trimmed)
-	switch {
-	case hasAnyPrefix(trimmed, "{{", "{%"):
-		return "", f.failUnrendered("it", 0)
-	case beginsJSON(trimmed, '{', '}', "\""):
-		return FormatJSON, nil
-	case beginsJSON(trimmed, '[', ']', "\"{["):
-		return "", f.fail(ReasonSyntax, 0, "it is a JSON array: write an object with the keys username and password")
-	case beginsSection(trimmed, single):
-		return FormatService, nil
-	case isPostgresURL(trimmed):
-		return FormatURL, nil
-	case isURL(trimmed):
-		return "", f.fail(ReasonUnknown, 0, "it is a URL, but not a postgres:// one")
-	case isPassfile(trimmed):
-		return FormatPassfile, nil
-	case keywords:
-		return FormatKeywords, nil
-	case isAssignment && (!single || f.familiar(key) || isEnvironment(trimmed)):
-		return FormatDotenv, nil
-	case isYAML && (!single || strings.Contains(trimmed, ": ") || f.familiar(yamlKey)):
-		return FormatYAML, nil
-	case !single:
-		return "", f.fail(ReasonUnknown, 0, "its format is not recognised: write JSON, or name the format in FileOptions.Format")
-	case f.opt.Username == "":
-		return "", f.fail(ReasonUnknown, 0, "its format is not recognised: if it is a bare password, set FileOptions.Username; else write JSON, or name the format in FileOptions.Format")
-	case f.looksTorn(text):
-		return "", f.fail(ReasonUnknown, 0, "it looks like the beginning of a file in another format: if it is a bare password, set FileOptions.Format to FormatPassword")
-	}
-	return FormatPassword, nil
+// sight is what recognition goes by.
+type sight struct {
+	opt      Options
+	text     string
+	first    string // the first line that tells anything, from its first character on
+	single   bool   // there is one line only
+	enclosed bool   // it is known to be whole
 }
 
-func hasAnyPrefix(s string, prefixes ...string) bool {
-	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(s, p) })
+// row is one way to recognise a format, or something that is none.
+type row struct {
+	is     func(sight) bool
+	why    string // what follows “because”
+	format Format
+	// If it has no format: why it can't be used.
+	reason Reason
+	detail string
+}
+
+// rows are in the order in which they are tried. Each format but the bare password has a
+// beginning of its own; what begins so is that format, whole or not.
+func rows() []row {
+	return []row{
+		{is: beginsWith("{{", "{%"), reason: ReasonUnrendered, detail: "it " + templateHint},
+		{is: sight.isArmoured, reason: ReasonEncrypted, detail: "it is encrypted, or a key or certificate: write what is in it"},
+		{is: func(s sight) bool { return isPage(s.first) }, reason: ReasonUnrendered, detail: "it is an HTML or XML page, such as a server's error"},
+		{is: func(s sight) bool { return beginsJSON(s.first, '{', '}', `"`) }, format: FormatJSON, why: "it begins with {"},
+		{is: func(s sight) bool { return beginsJSON(s.first, '[', ']', `"{[`) }, reason: ReasonSyntax, detail: "it is a JSON array: write an object with the keys username and password"},
+		{is: func(s sight) bool { return beginsSection(s.first, s.single) }, format: FormatService, why: "it begins with a [section]"},
+		{is: func(s sight) bool { return isPassfile(s.first) }, format: FormatPassfile, why: "it begins with host:port"},
+		{is: func(s sight) bool { return isPostgresURL(s.first) }, format: FormatURL, why: "it begins with the scheme of a URL"},
+		{is: func(s sight) bool { return isURL(s.first) }, reason: ReasonUnknown, detail: "it is a URL, but not a postgres:// one"},
+		{is: sight.isKeywords, format: FormatKeywords, why: "several keyword=value are on a line"},
+		{is: func(s sight) bool { return s.single && isForeignConnection(s.first) }, reason: ReasonUnknown, detail: "it is a connection string of another kind: write a postgres:// URL, or libpq's keyword=value"},
+		{is: beginsWith("--- ", "%YAML"), format: FormatYAML, why: "it begins as a YAML document does"},
+		{is: func(s sight) bool { return s.first == "---" && !s.single }, format: FormatYAML, why: "it begins as a YAML document does"},
+		{is: func(s sight) bool { return !s.single && strings.HasPrefix(s.first, "- ") }, reason: ReasonUnknown, detail: "it is a list in YAML: write “key: value” lines"},
+		{is: sight.isDotenv, format: FormatDotenv, why: "it begins with KEY=value"},
+		{is: sight.isYAML, format: FormatYAML, why: "it begins with “key: value”"},
+		{is: sight.hasAssignment, format: FormatDotenv, why: "a line is KEY=value with a usual key"},
+		{is: sight.hasYAML, format: FormatYAML, why: "a line is “key: value” with a usual key"},
+		{is: func(s sight) bool { return !s.single }, reason: ReasonUnknown, detail: "its format is not recognised: write JSON, or name the format in FileOptions.Format"},
+		{is: func(s sight) bool { return s.opt.Username == "" }, reason: ReasonUnknown, detail: "its format is not recognised: if it is a bare password, set FileOptions.Username; else write JSON, or name the format in FileOptions.Format"},
+		{is: sight.looksTorn, reason: ReasonUnknown, detail: "it looks like the beginning of a file in another format: if it is a bare password, set FileOptions.Format to FormatPassword"},
+		{is: func(sight) bool { return true }, format: FormatPassword, why: "it is one line that looks like nothing else"},
+	}
+}
+
+// recognise sets the format that text is in, or was to become.
+func (f *finder) recognise(text string) error {
+	s := sight{opt: f.opt, text: text, single: !strings.ContainsAny(text, "\r\n"), enclosed: f.enclosed}
+	for _, line := range lines(text) {
+		if !ignored(line) && (s.single || !isComment(line)) {
+			s.first = strings.Trim(line, blanks)
+			break
+		}
+	}
+	all := rows()
+	r := all[slices.IndexFunc(all, func(r row) bool { return r.is(s) })]
+	if r.format == FormatAuto {
+		return f.fail(r.reason, 0, "%s", r.detail)
+	}
+	f.format, f.why = r.format, r.why
+	return nil
+}
+
+func beginsWith(prefixes ...string) func(sight) bool {
+	return func(s sight) bool { return hasAnyPrefix(s.first, prefixes...) }
+}
+
+// isArmoured reports whether it begins as what encryption tools write as text does.
+func (s sight) isArmoured() bool {
+	return hasAnyPrefix(s.first, "-----BEGIN ", "$ANSIBLE_VAULT;", "age-encryption.org/")
 }
 
 // beginsJSON reports whether s begins as a JSON object or array does: after open
@@ -84,83 +102,95 @@ func beginsSection(line string, single bool) bool {
 
 func isURL(line string) bool {
 	scheme, _, ok := strings.Cut(line, "://")
-	return ok && len(scheme) > 1 && isName(strings.ReplaceAll(scheme, ":", "_"))
+	return ok && len(scheme) > 1 && isName(strings.NewReplacer(":", "_", "+", "_").Replace(scheme))
 }
 
-// isPassfile reports whether line begins with host:port, which nothing else does.
-func isPassfile(line string) bool {
-	host, rest, ok := strings.Cut(strings.ReplaceAll(line, `\:`, "."), ":")
-	port, _, _ := strings.Cut(rest, ":")
-	_, err := strconv.ParseUint(port, 10, 16)
-	return ok && (host == "*" || isName(strings.ReplaceAll(host, "/", "_"))) && (port == "*" || err == nil)
-}
-
-// isKeywords reports whether line begins with a keyword of libpq and its value, and
-// more follows.
-func isKeywords(line string) bool {
-	key, value, ok := assignment(line)
-	if !ok || !isLibpqKeyword(key) {
+// isForeignConnection reports whether line holds a password and more, as JDBC, ADO.NET
+// and the drivers of other databases write it.
+func isForeignConnection(line string) bool {
+	if _, _, ok := assignment(line); ok && strings.Count(line, "=") == 1 {
 		return false
 	}
-	value = strings.Trim(value, blanks)
-	if !strings.HasPrefix(value, "'") {
-		i := strings.IndexAny(value, blanks)
-		return i >= 0 && !ignored(value[i:])
+	if key, value, ok := assignment(line); ok && usualRole(fold(key)) != roleNone && !strings.Contains(value, ";") {
+		return false
 	}
-	for i := 1; i < len(value); i++ {
-		switch value[i] {
-		case '\\':
-			i++
-		case '\'':
-			return !ignored(value[i+1:])
-		}
+	if _, _, ok := yamlPair(line); ok {
+		return false
 	}
-	return false
+	return isConnection(line) || isBareUserinfo(line)
 }
 
-func isLibpqKeyword(key string) bool {
-	switch key {
-	case "host", "hostaddr", "port", "dbname", "user", "password", "service", "sslmode", "connect_timeout",
-		"application_name", "options", "target_session_attrs", "sslrootcert", "sslcert", "sslkey", "passfile":
-		return true
+// isBareUserinfo reports whether line is user:password@host:port/database or shorter.
+func isBareUserinfo(line string) bool {
+	i := strings.LastIndexByte(line, '@')
+	if i < 0 {
+		return false
+	}
+	user, password, ok := strings.Cut(line[:i], ":")
+	host, database, isPath := strings.Cut(line[i+1:], "/")
+	host, port, hasPort := strings.Cut(host, ":")
+	return ok && isName(user) && password != "" && isName(host) && isName(database) && isPath && (!hasPort || isPort(port))
+}
+
+// isKeywords reports whether a line of it begins with a keyword of libpq's and its value,
+// and more follows; or whether all of one line is such a list, of whatever keywords. In
+// double quotes no value is meant for libpq.
+func (s sight) isKeywords() bool {
+	found, quoted := false, false
+	for _, line := range lines(s.text) {
+		found = found || isKeywords(line)
+		key, value, ok := assignment(line)
+		quoted = quoted || ok && s.opt.familiar(key) && strings.HasPrefix(strings.TrimLeft(value, blanks), `"`)
+	}
+	return found && !quoted || s.single && isConnectionString(s.text)
+}
+
+// isDotenv reports whether it begins with an assignment, or with what may come before one.
+func (s sight) isDotenv() bool {
+	key, _, ok := assignment(s.first)
+	return ok && (!s.single || s.opt.familiar(key) || isEnvironment(s.first))
+}
+
+func (s sight) isYAML() bool {
+	key, value, ok := yamlPair(s.first)
+	return ok && (!s.single || value != "" || s.opt.familiar(key))
+}
+
+// hasAssignment reports whether any line sets what is looked for.
+func (s sight) hasAssignment() bool {
+	return !s.single && s.anyLine(assignment)
+}
+
+func (s sight) hasYAML() bool {
+	return !s.single && s.anyLine(func(line string) (key, value string, ok bool) { return yamlPair(strings.TrimLeft(line, " ")) })
+}
+
+func (s sight) anyLine(cut func(string) (key, value string, ok bool)) bool {
+	for _, line := range lines(s.text) {
+		if key, _, ok := cut(line); ok && s.opt.role([]string{key}) != roleNone {
+			return true
+		}
 	}
 	return false
 }
 
 // isEnvironment reports whether line sets an environment variable, by its looks.
 func isEnvironment(line string) bool {
-	name, exported := strings.CutPrefix(strings.TrimLeft(line, blanks), "export ")
+	name := withoutExport(line)
+	exported := len(name) < len(line)
 	name, _, _ = strings.Cut(name, "=")
 	return exported || len(name) >= 3 && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
 }
 
-// companions are keys that producers write beside those we take.
-func companions() []string {
-	return []string{
-		"data", "metadata", "lease_id", "lease_duration", "renewable", "request_id", "last_vault_rotation", "rotation_period", "ttl",
-		"engine", "type", "provider", "host", "port", "dbname", "database", "sslmode", "export",
-		"db_host", "db_port", "db_name", "pghost", "pgport", "pgdatabase", "postgres_host", "postgres_port", "postgres_db",
-	}
-}
-
-// familiar reports whether key is one that credential files have.
-func (f *fields) familiar(key string) bool {
-	key = fold(key)
-	return f.role(key) != roleNone || usualRole(key) != roleNone || slices.Contains(companions(), key)
-}
-
 // looksTorn reports whether a single line may be the beginning of a file in another
 // format, cut off before the format shows, or a value that was quoted.
-func (f *fields) looksTorn(text string) bool {
+func (s sight) looksTorn() bool {
+	text := s.text
 	if c := text[0]; (c == '"' || c == '\'') && strings.HasSuffix(text, text[:1]) {
 		return true
 	}
 	if text == "#" || strings.HasPrefix(text, "# ") || strings.Contains(text, ": ") {
 		return true
 	}
-	begun := fold(strings.TrimPrefix(strings.TrimRight(text, blanks+":"), "export "))
-	beginnings := append(companions(), "postgres://", "postgresql://",
-		"username", "pguser", "db_username", "postgres_user", "password", "pgpassword", "db_password", "postgres_password",
-		"uri", "url", "dsn", "database_url", "expires_at", "expiration", fold(f.opt.UsernameKey), fold(f.opt.PasswordKey))
-	return slices.ContainsFunc(beginnings, func(b string) bool { return begun != "" && strings.HasPrefix(b, begun) })
+	return !s.enclosed && s.opt.begins(text)
 }

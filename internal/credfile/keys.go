@@ -1,0 +1,150 @@
+package credfile
+
+import (
+	"slices"
+	"strings"
+)
+
+// role is what a key is good for.
+type role int
+
+const (
+	roleNone role = iota
+	roleUser
+	rolePassword
+	roleURL
+	roleEnd
+	roleHost
+	rolePort
+	roleDatabase
+)
+
+// longestKey is that of the longest path that is looked at, in bytes.
+const longestKey = 256
+
+// fold makes the spellings of a key the same.
+func fold(key string) string {
+	if len(key) > longestKey {
+		return "" // no key of ours, and it may be a secret at the wrong place
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '-' || r == '.':
+			return '_'
+		case 'A' <= r && r <= 'Z':
+			return r + 'a' - 'A'
+		default:
+			return r
+		}
+	}, key)
+}
+
+// levels yields path, and what is left of it within the “data” of Vault's answers.
+func levels(path []string) [][]string {
+	all := [][]string{path}
+	for len(path) > 1 && len(all) < 3 && fold(path[0]) == "data" {
+		path = path[1:]
+		all = append(all, path)
+	}
+	return all
+}
+
+// role returns what the pair at path is good for.
+func (o Options) role(path []string) role {
+	user, password := fold(o.UsernameKey), fold(o.PasswordKey)
+	last := roleNone
+	for _, level := range levels(path) {
+		folded := fold(strings.Join(level, "."))
+		if folded == "" {
+			return roleNone
+		}
+		if folded == user {
+			return roleUser
+		}
+		if folded == password {
+			return rolePassword
+		}
+		if len(level) == 1 {
+			last = usualRole(folded)
+		}
+	}
+	if last == roleUser && user != "" || last == rolePassword && password != "" || last == roleURL && user != "" && password != "" {
+		return roleNone
+	}
+	return last
+}
+
+// prefixes are those of environment variables, the longer ones first.
+func prefixes() []string {
+	return []string{"spring_datasource_", "postgresql_", "postgres_", "database_", "db_", "pg_", "db", "pg", ""}
+}
+
+// usualRole returns what a key is for that has one of the usual names.
+func usualRole(folded string) role {
+	if folded == "pgpass" { // a passfile
+		return roleNone
+	}
+	for _, prefix := range prefixes() {
+		if name, ok := strings.CutPrefix(folded, prefix); ok {
+			if r := namedRole(name, prefix != ""); r != roleNone {
+				return r
+			}
+		}
+	}
+	return roleNone
+}
+
+func namedRole(name string, prefixed bool) role {
+	switch name {
+	case "username", "user_name", "user", "login":
+		return roleUser
+	case "password", "pass":
+		return rolePassword
+	case "uri", "url", "dsn", "connection_string", "connectionstring":
+		return roleURL
+	case "host", "hostname":
+		return roleHost
+	case "port":
+		return rolePort
+	case "dbname", "database":
+		return roleDatabase
+	}
+	switch {
+	case prefixed && (name == "name" || name == "db"):
+		return roleDatabase
+	case !prefixed && (name == "expires_at" || name == "expiration"):
+		return roleEnd
+	}
+	return roleNone
+}
+
+// companions are keys that producers write beside those we take.
+func companions() []string {
+	return []string{
+		"data", "metadata", "lease_id", "lease_duration", "renewable", "request_id", "last_vault_rotation", "rotation_period", "ttl",
+		"engine", "type", "provider", "sslmode", "export", "apiversion", "kind", "stringdata",
+	}
+}
+
+// familiar reports whether key is one that credential files have.
+func (o Options) familiar(key string) bool {
+	folded := fold(key)
+	return o.role([]string{key}) != roleNone || usualRole(folded) != roleNone || slices.Contains(companions(), folded)
+}
+
+// beginnings are keys, and what else a file may begin with, in full.
+func (o Options) beginnings() []string {
+	all := append(companions(), "postgres://", "postgresql://", "expires_at", "expiration", fold(o.UsernameKey), fold(o.PasswordKey))
+	for _, prefix := range prefixes() {
+		for _, name := range []string{"username", "password", "url", "uri", "dsn", "login", "host", "port", "dbname", "database", "name", "connection_string"} {
+			all = append(all, prefix+name)
+		}
+	}
+	return all
+}
+
+// begins reports whether text may be a key that is cut off.
+func (o Options) begins(text string) bool {
+	begun := fold(strings.TrimPrefix(strings.TrimRight(text, blanks+":"), "export "))
+	return begun != "" && slices.ContainsFunc(o.beginnings(), func(b string) bool { return strings.HasPrefix(b, begun) })
+}

@@ -1,0 +1,35 @@
+package credfile
+
+// pair is a key and its value, as a parser found them. Parsers know nothing of what
+// becomes of them.
+type pair struct {
+	path    []string // the key, after the keys that it is nested in
+	value   string
+	null    bool // there is a key and no value
+	line    int  // from 1; 0 if there are no lines
+	problem *problem
+}
+
+// problem says why the value of a pair can't be taken, or not for certain. It doesn't
+// matter in a pair that nobody asks for.
+type problem struct {
+	reason Reason
+	detail string // follows “the value of KEY ”
+	torn   bool   // the key may be cut off
+}
+
+// broken says what is wrong with a value.
+func broken(detail string) *problem { return &problem{reason: ReasonSyntax, detail: detail} }
+
+// doubt says what readers disagree on.
+func doubt(detail string) *problem { return &problem{reason: ReasonAmbiguous, detail: detail} }
+
+// fault is why a text as a whole can't be read.
+type fault struct {
+	problem
+	line int
+}
+
+func faulty(line int, detail string) *fault {
+	return &fault{problem: problem{reason: ReasonSyntax, detail: detail}, line: line}
+}

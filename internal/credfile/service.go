@@ -1,0 +1,48 @@
+package credfile
+
+import "strings"
+
+// parseService yields the settings of libpq's service file, which must have a single
+// section: which of several is meant is not known here.
+func parseService(text string) ([]pair, *fault) {
+	var pairs []pair
+	sections := 0
+	for n, line := range lines(text) {
+		pairs = append(pairs, oddPairs(line, n, assignment)...)
+		line = strings.Trim(line, blanks)
+		switch {
+		case ignored(line):
+			continue
+		case line[0] == '[' && !strings.HasSuffix(line, "]"):
+			return nil, faulty(n, "not [section]")
+		case line[0] == '[':
+			if sections++; sections > 1 {
+				return nil, &fault{problem{reason: ReasonConflict, detail: "there are several sections: write a file with one"}, n}
+			}
+			continue
+		}
+		pairs = append(pairs, servicePair(line, n, sections > 0))
+	}
+	return pairs, nil
+}
+
+// servicePair reads key=value. libpq allows no white space around the equals sign.
+func servicePair(line string, n int, inSection bool) pair {
+	key, value, ok := strings.Cut(line, "=")
+	name := strings.TrimRight(key, blanks)
+	p := pair{path: []string{name}, value: value, line: n}
+	switch {
+	case !ok:
+		p.path[0] = strings.TrimRight(strings.Fields(line + " -")[0], ":")
+		p.problem = broken("is not set with key=value")
+	case !inSection:
+		p.problem = broken("stands before the first [section]")
+	case name != key || strings.TrimLeft(value, blanks) != value:
+		p.problem = broken("has white space around its “=”, which libpq doesn't allow")
+	case hasOddBlank(value):
+		p.problem = doubt("has white space in it that only some readers know")
+	case len(value) > 1 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0]:
+		p.problem = doubt("is in quotes, which are a part of it to libpq, and not to readers of INI or TOML")
+	}
+	return p
+}
