@@ -66,6 +66,37 @@ func samples() []sample {
 		{name: "compose-secret.txt", format: FormatPassword, opt: user, user: "app", password: "fake-Compose-2e"},
 		{name: "systemd-credential.txt", format: FormatPassword, opt: user, user: "app", password: "fake-Systemd-3d"},
 
+		{name: "aws-secretsmanager-get-secret-value.json", format: FormatJSON, user: "app_awsrds", password: `fake-AWS!RDS"'\#7`},
+		{name: "aws-secretsmanager-get-secret-value.yaml", format: FormatYAML, user: "app_awsrds", password: `fake-AWS!RDS"'\#7`},
+		{name: "aws-secretsmanager-binary.json", format: FormatJSON, user: "app_awsbinary", password: "fake-AWSbinary-9"},
+		{name: "aws-secretsmanager-plain.json", format: FormatJSON, opt: user, user: "app", password: "fake-AWSplain: {it's} #8"},
+		{name: "aws-ssm-get-parameter.json", format: FormatJSON, opt: user, user: "app", password: "fake-SSM-x%10"},
+		{name: "az-keyvault-secret-show.json", format: FormatJSON, opt: user, user: "app", password: "fake-Azure~Bare=11"},
+		{name: "az-keyvault-secret-show-url.json", format: FormatJSON, user: "app-azure", password: "fake-Azure@URL:12"},
+		{name: "gcloud-secrets-versions-access.json", format: FormatJSON, user: "app-gcp", password: "fake-GCP-??>>13"},
+		{name: "gcloud-secrets-versions-access.yaml", format: FormatYAML, user: "app-gcp", password: "fake-GCP-??>>13"},
+		{name: "kubectl-get-secret.json", format: FormatJSON, user: "app-kubectl", password: "fake-Kubectl: #14"},
+		{name: "kubectl-get-secret.yaml", format: FormatYAML, user: "app-kubectl", password: "fake-Kubectl: #14"},
+		{name: "kubectl-get-secret-one-file.json", format: FormatJSON, user: "app-onefile", password: "fake-OneFile $16"},
+		{name: "kubernetes-secret-stringdata.yaml", format: FormatYAML, user: "app-stringdata", password: "fake-StringData it's #15"},
+		{name: "sqlalchemy-url.txt", format: FormatURL, user: "app-sqlalchemy", password: "fake-SQLA@/17"},
+		{name: "spring-datasource.env", format: FormatDotenv, user: "app-spring", password: `fake-Spring\18`},
+		{
+			name: "cloudfoundry-vcap-services.json", format: FormatJSON, user: "app-vcap", password: "fake-VCAP-19",
+			opt: Options{UsernameKey: "postgresql.0.credentials.username", PasswordKey: "postgresql.0.credentials.password"},
+		},
+		{name: "python-shlex.env", format: FormatDotenv, user: "app-shlex", password: `fake-Shell it's "q" \ $20!`},
+		{name: "jq-sh.env", format: FormatDotenv, user: "app-jq", password: `fake-JQ it's "q" $25`},
+		{name: "bash-export-p.env", format: FormatDotenv, user: "app-bash", password: "fake-Bash it's \"q\" `x` \\ $26"},
+		{name: "bash-printf-q.sh", format: FormatDotenv, user: "app-printf", password: `fake-Printf it's "q" $27 \`},
+		{name: "dotenv-foreign.env", format: FormatDotenv, user: "app-foreign", password: "fake-Foreign-28"},
+		{name: "pyyaml.yaml", format: FormatYAML, user: "app-pyyaml", password: "fake-PyYAML: it's #21 é\a"},
+		{name: "pyyaml-folded.yaml", format: FormatYAML, user: "app-folded", password: "fake-Folded " + words("word%d's ", 20) + "22"},
+		{name: "pyyaml-quoted.yaml", format: FormatYAML, user: "app-dquoted", password: `fake-DQuoted \ ` + strings.TrimSuffix(words("wörd%d ", 20), " ")},
+		{name: "pyyaml-literal.yaml", format: FormatYAML, user: "app-literal", password: "fake-Literal #: 24"},
+		{name: "yaml-v3.yaml", format: FormatYAML, user: "app-yaml-v3", password: `fake-YAMLv3: 'q' "d" #29`},
+		{name: "goccy.yaml", format: FormatYAML, user: "app-goccy", password: `fake-Goccy: 'q' "d" \ #30`},
+
 		{name: "kubernetes-basic-auth", user: "app-basic", password: "fake-Basic-51"},
 		{name: "servicebinding", user: "app-binding", password: "fake-Binding+52"},
 		{name: "servicebinding-uri", user: "app-bindinguri", password: "fake-BindingURI-60"},
@@ -80,6 +111,15 @@ func samples() []sample {
 		{name: "compose-password", opt: user, user: "app", password: "fake-ComposeDir-61"},
 		{name: "compose-password", opt: Options{Username: "app", Format: FormatPassword}, user: "app", password: "fake-ComposeDir-61"},
 	}
+}
+
+// words returns n words of a form.
+func words(form string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, form, i)
+	}
+	return b.String()
 }
 
 // refusals says why each file of testdata/formats/refused is refused.
@@ -320,6 +360,8 @@ func openEnded(s sample, cut []byte) bool {
 		return false
 	case FormatURL:
 		return strings.Contains(string(cut), "?")
+	case FormatYAML:
+		return !strings.HasSuffix(string(cut), "\n") || s.name == "pyyaml-folded.yaml" // whose value goes on
 	default:
 		return !strings.HasSuffix(string(cut), "\n")
 	}

@@ -13,7 +13,12 @@ func (f *finder) tree(pairs []pair, fault *fault) error {
 	if fault != nil {
 		return f.failFault(fault)
 	}
-	switch kind, _ := find(pairs, "kind"); kind.value {
+	kind, hasKind := find(pairs, "kind")
+	_, isObject := find(pairs, "apiVersion")
+	if isObject && !hasKind {
+		return f.fail(ReasonSyntax, 0, "it is a Kubernetes object without a kind: perhaps it is not yet written to its end")
+	}
+	switch kind.value {
 	case "Secret":
 		return f.secret(pairs)
 	case "SecretList", "List":

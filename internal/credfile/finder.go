@@ -333,7 +333,7 @@ func isEncoded(s string) bool {
 		return false
 	}
 	for _, c := range b {
-		if c < ' ' || c >= utf8.RuneSelf {
+		if c < ' ' && !isBlank(c) || c >= utf8.RuneSelf {
 			return false
 		}
 	}

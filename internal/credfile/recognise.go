@@ -148,12 +148,12 @@ func (s sight) isKeywords() bool {
 // isDotenv reports whether it begins with an assignment, or with what may come before one.
 func (s sight) isDotenv() bool {
 	key, _, ok := assignment(s.first)
-	return ok && (!s.single || s.opt.familiar(key) || isEnvironment(s.first))
+	return ok && (!s.single || s.opt.familiar(key) || !s.enclosed && isEnvironment(s.first))
 }
 
 func (s sight) isYAML() bool {
 	key, value, ok := yamlPair(s.first)
-	return ok && (!s.single || value != "" || s.opt.familiar(key))
+	return ok && (!s.single || !s.enclosed && value != "" || s.opt.familiar(key))
 }
 
 // hasAssignment reports whether any line sets what is looked for.
@@ -189,8 +189,8 @@ func (s sight) looksTorn() bool {
 	if c := text[0]; (c == '"' || c == '\'') && strings.HasSuffix(text, text[:1]) {
 		return true
 	}
-	if text == "#" || strings.HasPrefix(text, "# ") || strings.Contains(text, ": ") {
-		return true
+	if s.enclosed {
+		return false
 	}
-	return !s.enclosed && s.opt.begins(text)
+	return text == "#" || strings.HasPrefix(text, "# ") || strings.Contains(text, ": ") || s.opt.begins(text)
 }
