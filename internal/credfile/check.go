@@ -97,7 +97,7 @@ func holdsName(s, open, end string) bool {
 		}
 		name, _, closed := strings.Cut(after[:min(longest, len(after))], end)
 		name = strings.Trim(name, " ")
-		if closed && len(name) > 1 && (isLetter(name[0]) || name[0] == '_') && isName(strings.NewReplacer(":", "_", "/", "_", "[", "_", "]", "_").Replace(name)) {
+		if closed && name != "" && (len(name) > 1 || open == "${") && (isLetter(name[0]) || name[0] == '_') && isName(strings.NewReplacer(":", "_", "/", "_", "[", "_", "]", "_").Replace(name)) {
 			return true
 		}
 		s = after
@@ -137,8 +137,10 @@ func isWords(s string) bool {
 // isPage reports whether s begins as HTML or XML does.
 func isPage(s string) bool {
 	s = strings.TrimLeft(s, blanks)
-	s = strings.ToLower(s[:min(16, len(s))])
-	return hasAnyPrefix(s, "<!doctype", "<html", "<?xml", "<head>", "<body", "<error>")
+	if hasAnyPrefix(strings.ToLower(s[:min(16, len(s))]), "<!doctype", "<html", "<?xml", "<head>", "<body") {
+		return true
+	}
+	return len(s) > 1 && s[0] == '<' && isLetter(s[1]) && (strings.Contains(s, "</") || strings.Contains(s, "/>"))
 }
 
 // isEncrypted reports whether s is what a well-known tool encrypts to, or what a server
@@ -177,7 +179,7 @@ func isConnection(s string) bool {
 			}
 			begins := i == 0 || !isAlnum(rest[i-1])
 			rest = rest[i+len(word):]
-			if begins && strings.HasPrefix(strings.TrimLeft(rest[:min(8, len(rest))], " "), "=") {
+			if begins && hasAnyPrefix(strings.TrimLeft(rest[:min(8, len(rest))], " "), "=", ": ") {
 				return true
 			}
 		}

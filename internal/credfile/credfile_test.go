@@ -646,6 +646,9 @@ func checkDecode(t *testing.T, content []byte, opt Options, secret string) {
 	if user == "" || password == "" || strings.Contains(user+password, "\x00") || !utf8.ValidString(password) {
 		t.Fatalf("%q gives %q %q", content, user, password)
 	}
+	if suspect(user) != nil || suspect(password) != nil || isConnection(password) {
+		t.Fatalf("%q gives %q %q, which is no login", content, user, password)
+	}
 	if opt.Username != "" && user != opt.Username {
 		t.Fatalf("%q gives user %q, not %q", content, user, opt.Username)
 	}

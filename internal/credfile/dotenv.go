@@ -52,6 +52,7 @@ func (d *dotenvParser) statement() {
 	value = strings.TrimLeft(value, blanks)
 	switch {
 	case value == "" || value[0] != '"' && value[0] != '\'':
+		d.furtherWords(value)
 		value, p := d.unquoted(value, declared)
 		d.yield(key, value, n, p)
 	case quoteEnd(value) < 0:
@@ -71,6 +72,7 @@ func (d *dotenvParser) noAssignment() {
 	if i := strings.IndexAny(line, ":"+blanks); i >= 0 {
 		name, after = line[:i], line[i:]
 	}
+	d.furtherWords(line)
 	switch {
 	case name == "set" || name == "unset" || name == "export" || len(line) < len(d.line) && !strings.Contains(after, ":"):
 		return
@@ -88,6 +90,16 @@ func (d *dotenvParser) noAssignment() {
 				p.problem = doubt("is followed by a line that is not KEY=value: it may be a part of the value, which can't span lines")
 			}
 			return
+		}
+	}
+}
+
+// furtherWords doubts what a shell finds set by the further words of a line.
+func (d *dotenvParser) furtherWords(s string) {
+	s, _, _ = strings.Cut(s, " #")
+	for i, word := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(blanks+";", r) }) {
+		if key, _, ok := assignment(word); ok && i > 0 && isUpper(key) {
+			d.yield(key, "", d.n, doubt("is set on the line of another: write it on a line of its own"))
 		}
 	}
 }

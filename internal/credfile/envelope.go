@@ -121,6 +121,9 @@ func (f *finder) secret(pairs []pair) error {
 			}
 		}
 	}
+	if len(files) == 0 {
+		return f.fail(ReasonNoPassword, 0, "the Secret has no data, or not on lines of its own")
+	}
 	format, why, opt := f.format, f.why, f.opt
 	f.opt.Format = FormatAuto // it was for the Secret
 	err := f.dir(files)

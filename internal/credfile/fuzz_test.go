@@ -7,20 +7,21 @@ import (
 	"testing"
 )
 
-func FuzzDecodeRecognised(f *testing.F) { fuzzFormat(f, FormatAuto) }
-func FuzzDecodeJSON(f *testing.F)       { fuzzFormat(f, FormatJSON) }
-func FuzzDecodeDotenv(f *testing.F)     { fuzzFormat(f, FormatDotenv) }
-func FuzzDecodeYAML(f *testing.F)       { fuzzFormat(f, FormatYAML) }
-func FuzzDecodeURL(f *testing.F)        { fuzzFormat(f, FormatURL) }
-func FuzzDecodeKeywords(f *testing.F)   { fuzzFormat(f, FormatKeywords) }
-func FuzzDecodePassfile(f *testing.F)   { fuzzFormat(f, FormatPassfile) }
-func FuzzDecodeService(f *testing.F)    { fuzzFormat(f, FormatService) }
-func FuzzDecodePassword(f *testing.F)   { fuzzFormat(f, FormatPassword) }
+func FuzzParseRecognised(f *testing.F) { fuzzFormat(f, FormatAuto) }
+func FuzzParseJSON(f *testing.F)       { fuzzFormat(f, FormatJSON) }
+func FuzzParseDotenv(f *testing.F)     { fuzzFormat(f, FormatDotenv) }
+func FuzzParseYAML(f *testing.F)       { fuzzFormat(f, FormatYAML) }
+func FuzzParseURL(f *testing.F)        { fuzzFormat(f, FormatURL) }
+func FuzzParseKeywords(f *testing.F)   { fuzzFormat(f, FormatKeywords) }
+func FuzzParsePassfile(f *testing.F)   { fuzzFormat(f, FormatPassfile) }
+func FuzzParseService(f *testing.F)    { fuzzFormat(f, FormatService) }
+func FuzzParsePassword(f *testing.F)   { fuzzFormat(f, FormatPassword) }
 
-func FuzzDecodeDirectory(f *testing.F) {
+func FuzzParseDir(f *testing.F) {
 	f.Add("username", []byte("u\n"), "password", []byte("p\n"), "uri", []byte("postgres://u:p@h/d"), "")
 	f.Add("DB_USER", []byte("u"), "postgres-password", []byte("p"), "expires-at", []byte("2026-11-23T18:00:00Z"), "u")
 	f.Add("..data", []byte("x"), "app.json", []byte(`{"username":"u","password":"p"}`), "..x", []byte(""), "")
+	f.Add("secret.json", []byte(`{"kind":"Secret","data":{"username":"YXBw","password":"czNjcjN0"}}`), "..data", []byte("x"), "..x", []byte(""), "")
 	f.Add("dsn", []byte("user=u password='p q'"), "pass", []byte("p q"), "pgpass", []byte("h:1:d:u:p"), "")
 	const secret = "Zq7vX9kW"
 	f.Fuzz(func(t *testing.T, n1 string, c1 []byte, n2 string, c2 []byte, n3 string, c3 []byte, username string) {
@@ -34,8 +35,9 @@ func FuzzDecodeDirectory(f *testing.F) {
 				wantNoSecret(t, err, secret)
 				continue
 			}
-			if cred.Username == "" || cred.Password == "" {
-				t.Fatalf("%q gives an empty credential", files)
+			user, password := cred.Username, cred.Password
+			if user == "" || password == "" || suspect(user) != nil || suspect(password) != nil || isConnection(password) {
+				t.Fatalf("%q gives %q %q, which is no login", files, user, password)
 			}
 		}
 	})

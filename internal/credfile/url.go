@@ -61,13 +61,15 @@ func (u *urlPairs) fail(p *problem) {
 
 func (u *urlPairs) add(key, escaped string) {
 	value, err := url.PathUnescape(escaped)
-	if err != nil {
+	switch {
+	case err != nil && isLoginParameter(key):
 		u.fail(broken("has a % in its URL that encodes nothing: " + encodeHint))
-	}
-	if value != "" {
+	case err == nil && value != "":
 		u.pairs = append(u.pairs, pair{path: []string{key}, value: value})
 	}
 }
+
+func isLoginParameter(name string) bool { return name == "user" || name == "password" }
 
 // addHost adds a single host and its port.
 func (u *urlPairs) addHost(s string) {
@@ -86,9 +88,9 @@ func (u *urlPairs) addParameter(parameter string) {
 	name, value, ok := strings.Cut(parameter, "=")
 	name = strings.ToLower(name)
 	switch {
-	case !ok:
+	case !ok && isLoginParameter(name):
 		u.fail(broken("has a parameter without a value in its URL"))
-	case (name == "user" || name == "password") && strings.ContainsAny(value, "+;"):
+	case isLoginParameter(name) && strings.ContainsAny(value, "+;"):
 		u.fail(doubt("has a + or ; in a parameter of its URL, which readers understand differently: write %2B, %20 or %3B"))
 	default:
 		u.add(name, value)
