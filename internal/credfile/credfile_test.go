@@ -562,8 +562,8 @@ func TestAUserNameInTheOptionsIsCheckedAsOneInTheFile(t *testing.T) {
 
 // The largest file that is read must not cost quadratic time.
 func BenchmarkDecodeFileLargest(b *testing.B) {
-	for _, unit := range []string{"{", "[", `{"data":`, `{"a":"b"},`, "a=b ", "a=", "user='x' ", "user=\\", "a: b\n", "A=b\n", "A=\"x", ":", "#\n", "\n", "\r\n", "%", "@", "&a=b", "{{", "map[", " ", "x"} {
-		for _, prefix := range []string{"", "postgres://u:p@h/?a=b", `{"username":"u","password":"p","x":[`, "user=u password=p ", "x:1:d:u:", "[s]\n"} {
+	for _, unit := range []string{"{", "[", `{"data":`, `{"a":"b"},`, "a=b ", "a=", "user='x' ", "user=\\", "a: b\n", " a:\n", "a: \"x\n", "a: |\n b\n", "- a\n", "#\n ", "A=b\n", "A=\"x", "A=\"x\n", "A='x\ny'\n", "A='\\'\n", "x\n", "h:1:d:u:p\n", "${", "%!", "((", "password", "pwd=", "!a b\n", "\r", ":", "#\n", "\n", "\r\n", "%", "@", "&a=b", "{{", "map[", " ", "x"} {
+		for _, prefix := range []string{"", "postgres://u:p@h/?a=b", `{"username":"u","password":"p","x":[`, "user=u password=p ", "x:1:d:u:", "[s]\n", "A=b\n", "a: b\n", "kind: Secret\ndata:\n a: "} {
 			content := []byte(prefix + strings.Repeat(unit, (1<<20)/len(unit)))
 			b.Run(fmt.Sprintf("%q then %q", prefix, unit), func(b *testing.B) {
 				for b.Loop() {

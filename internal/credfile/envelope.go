@@ -94,7 +94,9 @@ func (f *finder) within(key string, line int, err error) error {
 
 // decode reads base64 in either alphabet, with or without padding, on a line or several.
 func decode(s string) ([]byte, bool) {
-	s = strings.NewReplacer("-", "+", "_", "/", "\n", "", "\r", "", " ", "").Replace(s)
+	if strings.ContainsAny(s, "-_"+blanks) {
+		s = strings.NewReplacer("-", "+", "_", "/", "\n", "", "\r", "", " ", "").Replace(s)
+	}
 	b, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
 	return b, err == nil
 }

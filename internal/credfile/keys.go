@@ -39,44 +39,47 @@ func fold(key string) string {
 	}, key)
 }
 
-// levels yields path, and what is left of it within the “data” of Vault's answers.
-func levels(path []string) [][]string {
-	all := [][]string{path}
-	for len(path) > 1 && len(all) < 3 && fold(path[0]) == "data" {
-		path = path[1:]
-		all = append(all, path)
-	}
-	return all
-}
-
-// role returns what the pair at path is good for.
+// role returns what the pair at path is good for: in a path within the “data” of Vault's
+// answers, or in that of its second version, which has another one in it.
 func (o Options) role(path []string) role {
-	user, password := fold(o.UsernameKey), fold(o.PasswordKey)
-	last := roleNone
-	for _, level := range levels(path) {
-		folded := fold(strings.Join(level, "."))
-		if folded == "" {
-			return roleNone
+	r := roleNone
+	for level := 0; level < 3; level++ {
+		if level > 0 {
+			if len(path) < 2 || fold(path[0]) != "data" {
+				break
+			}
+			path = path[1:]
 		}
-		if folded == user {
-			return roleUser
+		folded := fold(strings.Join(path, "."))
+		if r := o.namedRole(folded); r != roleNone {
+			return r
 		}
-		if folded == password {
-			return rolePassword
-		}
-		if len(level) == 1 {
-			last = usualRole(folded)
+		if len(path) == 1 {
+			r = usualRole(folded)
 		}
 	}
-	if last == roleUser && user != "" || last == rolePassword && password != "" || last == roleURL && user != "" && password != "" {
+	if o.UsernameKey != "" && (r == roleUser || r == roleURL && o.PasswordKey != "") || o.PasswordKey != "" && r == rolePassword {
 		return roleNone
 	}
-	return last
+	return r
+}
+
+// namedRole returns what the options say that a key is for.
+func (o Options) namedRole(folded string) role {
+	switch {
+	case folded == "":
+		return roleNone
+	case o.UsernameKey != "" && folded == fold(o.UsernameKey):
+		return roleUser
+	case o.PasswordKey != "" && folded == fold(o.PasswordKey):
+		return rolePassword
+	}
+	return roleNone
 }
 
 // prefixes are those of environment variables, the longer ones first.
-func prefixes() []string {
-	return []string{"spring_datasource_", "postgresql_", "postgres_", "database_", "db_", "pg_", "db", "pg", ""}
+func prefixes() [9]string {
+	return [...]string{"spring_datasource_", "postgresql_", "postgres_", "database_", "db_", "pg_", "db", "pg", ""}
 }
 
 // usualRole returns what a key is for that has one of the usual names.
@@ -86,7 +89,7 @@ func usualRole(folded string) role {
 	}
 	for _, prefix := range prefixes() {
 		if name, ok := strings.CutPrefix(folded, prefix); ok {
-			if r := namedRole(name, prefix != ""); r != roleNone {
+			if r := prefixedRole(name, prefix != ""); r != roleNone {
 				return r
 			}
 		}
@@ -94,7 +97,7 @@ func usualRole(folded string) role {
 	return roleNone
 }
 
-func namedRole(name string, prefixed bool) role {
+func prefixedRole(name string, prefixed bool) role {
 	switch name {
 	case "username", "user_name", "user", "login":
 		return roleUser

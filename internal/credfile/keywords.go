@@ -100,16 +100,18 @@ func isConnectionString(s string) bool {
 
 // isLibpqKeyword reports whether key is one of libpq's, lib/pq's or pgx's.
 func isLibpqKeyword(key string) bool {
-	return slices.Contains(strings.Fields(`
-		host hostaddr port dbname user password passfile service servicefile options application_name fallback_application_name
-		connect_timeout client_encoding channel_binding require_auth keepalives keepalives_idle keepalives_interval keepalives_count
-		tcp_user_timeout replication gssencmode gssdelegation gsslib krbsrvname krbspn requiressl requirepeer target_session_attrs
-		load_balance_hosts scram_client_key scram_server_key
-		sslmode sslnegotiation sslcompression sslcert sslkey sslkeylogfile sslpassword sslcertmode sslrootcert sslcrl sslcrldir sslsni sslinline
-		ssl_min_protocol_version ssl_max_protocol_version min_protocol_version max_protocol_version
-		oauth_issuer oauth_client_id oauth_client_secret oauth_scope
-		binary_parameters disable_prepared_binary_result datestyle timezone search_path statement_timeout
-		default_query_exec_mode statement_cache_capacity description_cache_capacity min_read_buffer_size
-		pool_max_conns pool_min_conns pool_min_idle_conns pool_max_conn_lifetime pool_max_conn_lifetime_jitter pool_max_conn_idle_time pool_health_check_period
-	`), key)
+	switch key {
+	case "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "servicefile", "options", "application_name", "fallback_application_name",
+		"connect_timeout", "client_encoding", "channel_binding", "require_auth", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
+		"tcp_user_timeout", "replication", "gssencmode", "gssdelegation", "gsslib", "krbsrvname", "krbspn", "requiressl", "requirepeer", "target_session_attrs",
+		"load_balance_hosts", "scram_client_key", "scram_server_key",
+		"sslmode", "sslnegotiation", "sslcompression", "sslcert", "sslkey", "sslkeylogfile", "sslpassword", "sslcertmode", "sslrootcert", "sslcrl", "sslcrldir", "sslsni", "sslinline",
+		"ssl_min_protocol_version", "ssl_max_protocol_version", "min_protocol_version", "max_protocol_version",
+		"oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope",
+		"binary_parameters", "disable_prepared_binary_result", "datestyle", "timezone", "search_path", "statement_timeout",
+		"default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity", "min_read_buffer_size",
+		"pool_max_conns", "pool_min_conns", "pool_min_idle_conns", "pool_max_conn_lifetime", "pool_max_conn_lifetime_jitter", "pool_max_conn_idle_time", "pool_health_check_period":
+		return true
+	}
+	return false
 }
