@@ -16,17 +16,24 @@ import (
 // server. Keys are the usual names, in any letter case, "-" and "." being the same
 // as "_":
 //
-//   - user name: username, user, PGUSER, DB_USER, DB_USERNAME, POSTGRES_USER
-//   - password: password, pass, PGPASSWORD, DB_PASSWORD, DB_PASS, POSTGRES_PASSWORD
-//   - both, as a postgres URL or libpq keywords: uri, url, dsn, DATABASE_URL
+//   - user name: username, user, login
+//   - password: password, pass
+//   - both, as a postgres URL or libpq keywords: uri, url, dsn, connection_string
+//   - any of these after PG, PG_, DB, DB_, DATABASE_, POSTGRES_, POSTGRESQL_ or
+//     SPRING_DATASOURCE_, as in PGUSER and DATABASE_URL
 //   - end: expires_at, expiration; RFC 3339 or Unix seconds. A ttl or
 //     lease_duration is not an end: an agent renews a lease without writing again.
 //
 // Two different values for one of them are an error; an empty value counts as none.
-// A byte order mark and one trailing newline are not content, other white space is.
-// What a template leaves behind when it fails is refused as the value of a key that
-// is taken: "<no value>" anywhere in it, "{{" followed by "}}", or all of it
-// "map[…]". A lone "{{" is legal in a password.
+// A byte order mark and one trailing newline are not content, other white space is,
+// but for a user name, which has none around it.
+//
+// A value that two common readers of the format understand differently is refused, and
+// the error says what to write instead. So is what is no login in any format: what a
+// template leaves behind when it fails ("<no value>", "{{ … }}", "${NAME}", "map[…]"),
+// what tools write for nothing or for what they hide (null, <nil>, ****), what is
+// encrypted, and what only says where a secret is. A connection string is no password.
+// Values of other keys are never looked at.
 type Format string
 
 const (
@@ -37,24 +44,29 @@ const (
 	// password, so name [FormatPassword] for a file that holds nothing else.
 	FormatAuto Format = ""
 
-	// FormatJSON is a JSON object, flat or with the keys in data (a Vault
-	// response) or data.data (KV version 2). Numbers are taken as they are written.
+	// FormatJSON is a JSON object, flat or with the keys in data (a Vault response)
+	// or data.data (KV version 2); a Kubernetes Secret; or what the tools of AWS,
+	// Azure and Google Cloud print for a secret, whose value is then read as a file
+	// would be. Numbers are taken as they are written.
 	FormatJSON Format = "json"
 
-	// FormatDotenv is KEY=value lines, with or without export. Unquoted values end
-	// at white space followed by "#", and are trimmed. Single quotes are verbatim;
-	// in double quotes \" \\ \$ \` \n \r \t are escapes, and other backslashes stand
-	// for themselves. Variables are not expanded and values don't span lines.
+	// FormatDotenv is KEY=value lines, with or without export. A value in single
+	// quotes is verbatim, and '\'' is a quote in it; in double quotes \" \\ and \$ are
+	// escapes, and all other use of \ $ and ` is refused. Without quotes a value ends at
+	// white space followed by "#", and may hold no character that a shell or a
+	// library acts on. Variables are not expanded and values don't span lines.
 	FormatDotenv Format = "dotenv"
 
-	// FormatYAML is flat "key: value" lines, such as the Vault Agent Injector
-	// writes by default. That template does not quote, so an unquoted value is
-	// taken verbatim, to the end of the line, with " #" and ": " in it; one wholly
-	// in quotes is unquoted as YAML does. Anything nested is refused.
+	// FormatYAML is a YAML mapping, or "key: value" lines such as the Vault Agent
+	// Injector writes by default. That template does not quote, so an unquoted value
+	// is verbatim to the end of the line, with " #" and ": " in it, unless the file
+	// has anything that only YAML has: a comment, an indented line, a value in quotes.
+	// A Kubernetes Secret and the tools' output are read as in JSON.
 	FormatYAML Format = "yaml"
 
-	// FormatURL is a postgres:// or postgresql:// URL on one line. Special
-	// characters in user name and password are percent-encoded.
+	// FormatURL is a postgres:// or postgresql:// URL on one line, which may name a
+	// driver (postgresql+asyncpg://). Special characters in user name and password are
+	// percent-encoded.
 	FormatURL Format = "url"
 
 	// FormatKeywords is a libpq connection string: user=app password='it\'s'.
@@ -62,7 +74,8 @@ const (
 
 	// FormatPassfile is libpq's .pgpass: host:port:database:user:password. The
 	// first line whose user is [FileOptions].Username or "*" counts; without
-	// Username, the first line.
+	// Username, the first line. Another line of that user with another password is a
+	// conflict, unless the first one is for any host, port and database.
 	FormatPassfile Format = "passfile"
 
 	// FormatService is libpq's pg_service.conf with a single section.
@@ -76,12 +89,8 @@ const (
 // DecodeError says why a credential file could not be used. It holds nothing of the
 // file's values, only names of keys that are looked for.
 type DecodeError struct {
-	// Reason is one of a few words that stay the same, fit for a metric's label:
-	// "empty", "nul", "not-utf8", "unrendered" (a template left its failure in
-	// the file), "unknown-format", "syntax", "no-username", "no-password",
-	// "conflict" (two values for one field), "bad-end" (expires_at is not an
-	// instant) or "decoder" (the application's decoder failed).
-	Reason string
+	// Reason is the kind of failure, fit for a metric's label.
+	Reason DecodeReason
 
 	// Format is the format the file was read in; empty if it was not recognised,
 	// and for a directory.
@@ -90,15 +99,35 @@ type DecodeError struct {
 	// Line is the line at fault, from 1; 0 if there is no such line.
 	Line int
 
+	why    string // what the format was recognised by
 	detail string
 }
 
+// DecodeReason is why a credential file could not be used, in a word that stays the same.
+type DecodeReason string
+
+// The reasons of a [DecodeError].
+const (
+	DecodeEmpty         DecodeReason = "empty"          // there is nothing in it
+	DecodeNUL           DecodeReason = "nul"            // it holds a NUL byte
+	DecodeNotUTF8       DecodeReason = "not-utf8"       // it is not valid UTF-8
+	DecodeUnrendered    DecodeReason = "unrendered"     // a template or a tool left its failure in it
+	DecodeEncrypted     DecodeReason = "encrypted"      // it is to be decrypted first
+	DecodeReference     DecodeReason = "reference"      // it says where the secret is
+	DecodeUnknownFormat DecodeReason = "unknown-format" // its format is not recognised, or not supported
+	DecodeSyntax        DecodeReason = "syntax"         // it is not of its format
+	DecodeAmbiguous     DecodeReason = "ambiguous"      // common readers of the format disagree on it
+	DecodeNoUsername    DecodeReason = "no-username"    // it has no user name
+	DecodeNoPassword    DecodeReason = "no-password"    // it has no password
+	DecodeConflict      DecodeReason = "conflict"       // it has two values for one thing
+	DecodeBadEnd        DecodeReason = "bad-end"        // its expires_at is not an instant
+	DecodeFailed        DecodeReason = "decoder"        // FileOptions.Decode failed
+)
+
 // Error says what is wrong and what to do about it.
 func (e *DecodeError) Error() string {
-	return (&credfile.Error{Format: credfile.Format(e.Format), Line: e.Line, Detail: e.detail}).Error()
+	return (&credfile.Error{Format: credfile.Format(e.Format), Why: e.why, Line: e.Line, Detail: e.detail}).Error()
 }
-
-const reasonDecoder = "decoder"
 
 // decodeOptions are the parts of FileOptions that decoding needs.
 type decodeOptions struct {
@@ -132,7 +161,7 @@ func decodeDir(files map[string][]byte, opt decodeOptions) (found, error) {
 // can be trusted to be free of secrets, so only their types are told.
 func custom(content []byte, opt decodeOptions) (cred found, err error) {
 	fail := func(format string, arg any) (found, error) {
-		return asFound(credfile.Login{}, &credfile.Error{Reason: reasonDecoder, Detail: fmt.Sprintf(format, arg)})
+		return asFound(credfile.Login{}, &credfile.Error{Reason: credfile.Reason(DecodeFailed), Detail: fmt.Sprintf(format, arg)})
 	}
 	defer func() {
 		if r := recover(); r != nil {
@@ -157,7 +186,7 @@ type found struct {
 // asFound gives what was found, or why there is nothing, the types of the API.
 func asFound(login credfile.Login, err error) (found, error) {
 	if e := (*credfile.Error)(nil); errors.As(err, &e) {
-		return found{}, &DecodeError{Reason: string(e.Reason), Format: Format(e.Format), Line: e.Line, detail: e.Detail}
+		return found{}, &DecodeError{Reason: DecodeReason(e.Reason), Format: Format(e.Format), Line: e.Line, why: e.Why, detail: e.Detail}
 	}
 	if err != nil {
 		return found{}, err

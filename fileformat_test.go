@@ -36,7 +36,7 @@ func TestTheApplicationsDecoderIsNotTrustedWithSecrets(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		decode func([]byte) (Credential, error)
-		reason string
+		reason DecodeReason
 	}{
 		"error":            {secret(errors.New("fake-A")), "decoder"},
 		"wrapped":          {secret(fmt.Errorf("%w: fake-A", os.ErrNotExist)), "decoder"},
@@ -60,12 +60,12 @@ func TestADecodeErrorTellsWhatWasFound(t *testing.T) {
 	opt := decodeOptions{Options: credfile.Options{Format: credfile.FormatDotenv}}
 	cred, err := decodeFile([]byte("# x\nDB_USER=u\nDB_PASSWORD='fake-A\n"), opt)
 	wantRefusal(t, cred.Credential, err, "syntax")
-	if e := (*DecodeError)(nil); !errors.As(err, &e) || e.Format != FormatDotenv || e.Line != 3 {
+	if e := (*DecodeError)(nil); !errors.As(err, &e) || e.Format != FormatDotenv || e.Line != 3 || !strings.Contains(err.Error(), `as dotenv: line 3: the value of "DB_PASSWORD"`) {
 		t.Errorf("%#v", err)
 	}
 }
 
-func wantRefusal(t *testing.T, cred Credential, err error, reason string) {
+func wantRefusal(t *testing.T, cred Credential, err error, reason DecodeReason) {
 	t.Helper()
 	var e *DecodeError
 	if !errors.As(err, &e) {

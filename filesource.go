@@ -53,7 +53,9 @@ type FileOptions struct {
 	Format Format
 
 	// UsernameKey and PasswordKey are the names under which the two are found in
-	// a file or directory of named values. Empty: the usual names.
+	// a file or directory of named values, with dots between those that are nested
+	// in JSON or YAML: db.primary.password, or users.0.name for the first of an
+	// array. Empty: the usual names.
 	UsernameKey, PasswordKey string
 
 	// UsernameFile is the path of a second file, which holds the user name; that of the
