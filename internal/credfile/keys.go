@@ -43,7 +43,7 @@ func fold(key string) string {
 // answers, or in that of its second version, which has another one in it.
 func (o Options) role(path []string) role {
 	r := roleNone
-	for level := 0; level < 3; level++ {
+	for level := range 3 {
 		if level > 0 {
 			if len(path) < 2 || fold(path[0]) != "data" {
 				break
