@@ -132,7 +132,7 @@ func refusals() map[string]string {
 		"kv2-injector-default.txt": "unrendered", "map.txt": "unrendered",
 		"template.txt": "unrendered", "template.json": "unrendered", "template.env": "unrendered",
 		"unclosed.json": "syntax", "trailing.json": "syntax", "two-objects.json": "syntax", "array.json": "syntax",
-		"string.json":        "unknown-format",
+		"string.json": "unknown-format", "aws-query-output-json.json": "syntax",
 		"duplicate-key.json": "conflict", "aliases-differ.json": "conflict", "levels-differ.json": "conflict", "url-differs.json": "conflict",
 		"password-null.json": "no-password", "password-empty.json": "no-password", "no-password.json": "no-password",
 		"password-object.json": "syntax", "password-bool.json": "syntax",

@@ -152,8 +152,9 @@ func isShellScript(text string) bool {
 // nothing else.
 func isComment(line string) bool { return hasAnyPrefix(strings.TrimLeft(line, blanks), ";", "//") }
 
+// isUpper reports whether name is one as environment variables have it.
 func isUpper(name string) bool {
-	return strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == ""
+	return name != "" && (name[0] < '0' || name[0] > '9') && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == ""
 }
 
 // unquoted reads a value that doesn't begin with a quote.

@@ -46,8 +46,8 @@ type envelope struct {
 
 func envelopes() []envelope {
 	return []envelope{
-		{[]string{"ARN"}, "arn:", []string{"SecretString"}, false}, // aws secretsmanager get-secret-value
-		{[]string{"ARN"}, "arn:", []string{"SecretBinary"}, true},
+		{[]string{"SecretString"}, "", []string{"SecretString"}, false}, // aws secretsmanager get-secret-value
+		{[]string{"SecretBinary"}, "", []string{"SecretBinary"}, true},
 		{[]string{"Parameter", "Type"}, "", []string{"Parameter", "Value"}, false}, // aws ssm get-parameter
 		{[]string{"id"}, "/secrets/", []string{"value"}, false},                    // az keyvault secret show
 		{[]string{"name"}, "/secrets/", []string{"payload", "data"}, true},         // gcloud secrets versions access

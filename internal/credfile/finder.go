@@ -340,7 +340,8 @@ func isEncoded(s string) bool {
 	return s != ""
 }
 
-// explain blames a failure on a template if the text shows that one has failed.
+// explain blames a failure on a template if the text, or the line at fault, shows that one
+// has failed.
 func (f *finder) explain(err error) error {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -348,10 +349,18 @@ func (f *finder) explain(err error) error {
 	}
 	switch e.Reason {
 	case ReasonSyntax, ReasonAmbiguous, ReasonUnknown, ReasonNoUsername, ReasonNoPassword:
-		_, inMap, found := strings.Cut(f.text, "map[")
-		if unrendered(f.text) || found && strings.Contains(inMap, "]") {
-			return f.fail(ReasonUnrendered, e.Line, "it %s", templateHint)
+	default:
+		return err
+	}
+	text := f.text
+	for n, line := range lines(f.text) {
+		if n == e.Line {
+			text = line
 		}
+	}
+	_, inMap, found := strings.Cut(text, "map[")
+	if unrendered(text) || found && strings.Contains(inMap, "]") {
+		return f.fail(ReasonUnrendered, e.Line, "it %s", templateHint)
 	}
 	return err
 }

@@ -184,6 +184,7 @@ func TestWhatIsNoneOfOursDoesNotBlock(t *testing.T) {
 		{content: "CERT=\"-----BEGIN\nDB_PASSWORD=x\n-----END\"\n" + env, want: "p"},
 		{content: "CERT=-----BEGIN\nMII/+=\n-----END\n" + env, want: "p"},
 		{content: env + "HOME\n", want: "p"},
+		{content: "DB_USER=app\nDB_PASSWORD=fake-A\n1234\n", reason: ReasonAmbiguous},
 		{content: "HOME\n" + env, want: "p"},
 		{content: "export -p\nset -a\n; comment\n" + env + "set +a\nexport DB_USER DB_PASSWORD\n", want: "p"},
 		{content: env + "MOTD='it is\n", want: "p"},
@@ -241,6 +242,14 @@ func TestWhatIsLeftOverIsNoCredentialInAnyFormat(t *testing.T) {
 		{content: "-----BEGIN PGP MESSAGE-----\n\nfake-A\n", reason: ReasonEncrypted},
 		{content: "age-encryption.org/v1\n-> X25519 fake-A\n", reason: ReasonEncrypted},
 		{content: "<html>\n<a href='fake-A'/>\n", reason: ReasonUnrendered, says: "HTML"},
+	})
+}
+
+func TestATemplateIsBlamedForItsOwnLineOnly(t *testing.T) {
+	readings(t, Options{}, []reading{
+		{content: "username: app\npassword: {{ .x }}\n", reason: ReasonUnrendered, says: "line 2"},
+		{content: "x: map[a:b]\n", reason: ReasonUnrendered},
+		{content: "X='{{ y }}'\nDB_USER=app\nDB_PASSWORD=fake-A$b\n", reason: ReasonAmbiguous, says: "line 3"},
 	})
 }
 

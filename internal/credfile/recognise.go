@@ -33,6 +33,7 @@ func rows() []row {
 		{is: func(s sight) bool { return isPage(s.first) }, reason: ReasonUnrendered, detail: "it is an HTML or XML page, such as a server's error"},
 		{is: func(s sight) bool { return beginsJSON(s.first, '{', '}', `"`) }, format: FormatJSON, why: "it begins with {"},
 		{is: func(s sight) bool { return beginsJSON(s.first, '[', ']', `"{[`) }, reason: ReasonSyntax, detail: "it is a JSON array: write an object with the keys username and password"},
+		{is: beginsWith(`"{\"`), reason: ReasonSyntax, detail: "it is a JSON string with an object in it: write the object (aws: --output text)"},
 		{is: func(s sight) bool { return beginsSection(s.first, s.single) }, format: FormatService, why: "it begins with a [section]"},
 		{is: func(s sight) bool { return isPassfile(s.first) }, format: FormatPassfile, why: "it begins with host:port"},
 		{is: func(s sight) bool { return isPostgresURL(s.first) }, format: FormatURL, why: "it begins with the scheme of a URL"},
