@@ -133,13 +133,14 @@ func isBareUserinfo(line string) bool {
 	return ok && isName(user) && password != "" && isName(host) && isName(database) && isPath && (!hasPort || isPort(port))
 }
 
-// isKeywords reports whether a line of it begins with a keyword of libpq's and its value,
-// and more follows; or whether all of one line is such a list, of whatever keywords. In
-// double quotes no value is meant for libpq.
+// isKeywords reports whether a line of it, with user or password, begins with a keyword of
+// libpq's and its value, and more follows; or whether all of one line is such a list, of
+// whatever keywords. In double quotes no value is meant for libpq.
 func (s sight) isKeywords() bool {
 	found, quoted := false, false
 	for _, line := range lines(s.text) {
-		found = found || isKeywords(line)
+		login := s.single || strings.Contains(line, "user") || strings.Contains(line, "password")
+		found = found || login && isKeywords(line)
 		key, value, ok := assignment(line)
 		quoted = quoted || ok && s.opt.familiar(key) && strings.HasPrefix(strings.TrimLeft(value, blanks), `"`)
 	}

@@ -254,14 +254,14 @@ func (y *yamlParser) plain(s string, more []yamlLine) (string, *problem) {
 		return "", broken("is a list or a map to YAML: put it in quotes")
 	case hasOddBlank(s):
 		return "", doubt("has white space in it that only some readers know: put it in quotes")
+	case isOddNumber(s) && (y.strict || strings.Trim(s, "0123456789") != ""):
+		return "", doubt("is a number to YAML, which readers write in different ways: put it in quotes")
 	case !y.strict && len(more) == 0:
 		return s, nil
 	case strings.Contains(s, " #") || strings.Contains(s, "\t#"):
 		return "", doubt("has a # after a blank, which begins a comment in YAML: put it in quotes")
 	case strings.IndexByte(",[]{}#&*!|>%@`", s[0]) >= 0:
 		return "", doubt("begins with a sign that YAML has a use for: put it in quotes")
-	case isOddNumber(s):
-		return "", doubt("is a number to YAML, which readers write in different ways: put it in quotes")
 	case slices.ContainsFunc(more, isNoContinuation):
 		return "", broken("spans lines that are not of one value")
 	}
