@@ -250,7 +250,7 @@ func (y *yamlParser) plain(s string, more []yamlLine) (string, *problem) {
 		y.strict = true
 	}
 	switch {
-	case s[0] == '[' && s[len(s)-1] == ']' || s[0] == '{' && s[len(s)-1] == '}':
+	case isFlow(s):
 		return "", broken("is a list or a map to YAML: put it in quotes")
 	case hasOddBlank(s):
 		return "", doubt("has white space in it that only some readers know: put it in quotes")
@@ -266,6 +266,11 @@ func (y *yamlParser) plain(s string, more []yamlLine) (string, *problem) {
 		return "", broken("spans lines that are not of one value")
 	}
 	return yamlFold(s, more), nil
+}
+
+// isFlow reports whether s is a list or a map on one line.
+func isFlow(s string) bool {
+	return s[0] == '[' && s[len(s)-1] == ']' || s[0] == '{' && s[len(s)-1] == '}'
 }
 
 // isNoContinuation reports whether a line can't be, or not to all readers, a further one
