@@ -191,13 +191,22 @@ func (d *dotenvParser) quoted(s string, declared bool) (string, *problem) {
 	default: // no library reads it
 		return quoteByQuote(s)
 	}
-	if strings.HasSuffix(inner, `\`) && (strings.IndexByte(after, quote) >= 0 || strings.IndexByte(d.text, quote) >= 0) {
+	if strings.HasSuffix(inner, `\`) && (strings.IndexByte(after, quote) >= 0 || goesOn(d.text, s[:1])) {
 		return "", doubt("has a backslash before its closing quote, which some readers take for an escape and others don't")
 	}
 	if quote == '\'' {
 		return inner, nil
 	}
 	return doubleQuoted(inner)
+}
+
+// goesOn reports whether a library that has missed the end of a value finds another one in
+// the text after it: at the next quote, unless what follows that is a name and one more
+// quote, where all of them give up.
+func goesOn(text, quote string) bool {
+	missed, text, found := strings.Cut(text, quote)
+	next, _, closed := strings.Cut(text, quote)
+	return found && (!closed || !isName(next) || strings.Contains(missed, `\`))
 }
 
 // quoteEnd returns the index of the quote that closes the one s begins with, as shells

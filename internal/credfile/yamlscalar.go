@@ -115,11 +115,7 @@ func yamlEscape(s string) (rune, int) {
 
 // isBlockHeader reports whether s announces a value on the next lines.
 func isBlockHeader(s string) bool {
-	if s[0] != '|' && s[0] != '>' {
-		return false
-	}
-	rest := strings.TrimLeft(s[1:], "0123456789+-")
-	return len(rest) < len(s)-1 || ignored(rest)
+	return (s[0] == '|' || s[0] == '>') && ignored(strings.TrimLeft(s[1:], "0123456789+-"))
 }
 
 // yamlBlock reads the lines after a header, | or >, of a key that is indented by indent.
