@@ -47,7 +47,7 @@ const (
 	// FormatJSON is a JSON object, flat or with the keys in data (a Vault response)
 	// or data.data (KV version 2); a Kubernetes Secret; or what the tools of AWS,
 	// Azure and Google Cloud print for a secret, whose value is then read as a file
-	// would be. Numbers are taken as they are written.
+	// would be. Whole numbers are taken as they are written.
 	FormatJSON Format = "json"
 
 	// FormatDotenv is KEY=value lines, with or without export. A value in single

@@ -171,6 +171,9 @@ func isConnection(s string) bool {
 		return true
 	}
 	lower := strings.ToLower(s)
+	if hasAnyPrefix(strings.TrimLeft(lower, blanks), "postgres:", "postgresql:", "jdbc:") {
+		return true
+	}
 	for _, word := range []string{"password", "passwd", "pwd"} {
 		for rest := lower; ; {
 			i := strings.Index(rest, word)

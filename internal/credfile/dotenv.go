@@ -170,7 +170,7 @@ func (d *dotenvParser) unquoted(s string, declared bool) (string, *problem) {
 	case strings.Contains(comment, " #") || strings.Contains(value, "\t#"):
 		return "", doubt("is followed by what some readers take for a comment, and others don't: put it in quotes")
 	case strings.ContainsAny(value, "\"'`\\$;<>"+blanks):
-		return "", doubt("has white space, a quote, a backslash or one of $ ` ; < > in it, which readers understand differently without quotes: put it in single quotes")
+		return value, doubt("has white space, a quote, a backslash or one of $ ` ; < > in it, which readers understand differently without quotes: put it in single quotes")
 	case strings.HasPrefix(value, "~") || strings.Contains(value, ":~"):
 		return "", doubt("has a ~ that a shell replaces: put it in single quotes")
 	case hasOddBlank(value):
@@ -232,7 +232,7 @@ func doubleQuoted(s string) (string, *problem) {
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
 		case c == '$' || c == '`':
-			return "", doubt("has a $ or ` in double quotes, which stand for something else to some readers" + quoteHint)
+			return s, doubt("has a $ or ` in double quotes, which stand for something else to some readers" + quoteHint)
 		case c != '\\':
 			b.WriteByte(c)
 		case i+1 < len(s) && strings.IndexByte(`\"$`, s[i+1]) >= 0:

@@ -86,6 +86,10 @@ func (f *finder) add(p pair) error {
 	case p.null:
 		f.blank = key
 		return nil
+	case role == roleEnd && p.value != "":
+		return f.putEnd(key, p.value, p.line)
+	case p.problem != nil && isVariable(p.value):
+		return f.failValue(key, p.line, suspect(p.value))
 	case p.problem != nil:
 		return f.failValue(key, p.line, p.problem)
 	case role == roleUser:

@@ -92,8 +92,17 @@ func (s *jsonScanner) value() {
 		s.token()
 		s.yield(pair{problem: broken("is true or false, and neither a string nor a number")})
 	default:
-		s.yield(pair{value: s.token()})
+		s.number(s.token())
 	}
+}
+
+// number yields a number as it is written, if all readers keep that.
+func (s *jsonScanner) number(token string) {
+	p := pair{value: token}
+	if strings.ContainsAny(token, "-.eE") {
+		p.problem = doubt("is a number that readers write in different ways: put it in quotes")
+	}
+	s.yield(p)
 }
 
 // nested goes through the values up to end. Those without a name are passed over.

@@ -89,6 +89,8 @@ func TestValuesInDoubleQuotesAreNotForLibpq(t *testing.T) {
 		{content: "host=h user=app password='\"a'", want: `"a`},
 		{content: "[db]\nuser=app\npassword=\"fake-A\"\n", reason: ReasonAmbiguous, says: `line 3: the value of "password" is in quotes`},
 		{content: "[db]\nuser=app\npassword='fake-A'\n", reason: ReasonAmbiguous},
+		{content: "[db]\nuser=app\npassword=fake-A ; x\n", reason: ReasonAmbiguous},
+		{content: "[db]\nuser=app\npassword=a;b #c\n", reason: ReasonAmbiguous},
 		{content: "[db]\nuser = \"app\"\npassword = \"fake-A\"\n", reason: ReasonSyntax, says: `line 2: the value of "user" has white space around`},
 	})
 	readings(t, Options{Format: FormatKeywords}, []reading{
@@ -240,6 +242,8 @@ func TestWhatIsLeftOverIsNoCredentialInAnyFormat(t *testing.T) {
 		{content: "username: app\npassword: null\n", reason: ReasonNoPassword},
 		{content: "username: app\npassword: ~\n", reason: ReasonNoPassword},
 		{content: `{"username":"app","password":null}`, reason: ReasonNoPassword, says: `"password" is empty`},
+		{content: "DB_USER=app\nDB_PASSWORD=${PW}\n", reason: ReasonUnrendered, says: "variable"},
+		{content: "DB_USER=app\nDB_PASSWORD=\"${PW}\"\n", reason: ReasonUnrendered},
 		{content: "DATABASE_URL='ENC[AES256_GCM,fake-A]'\n", reason: ReasonEncrypted},
 		{content: "-----BEGIN PGP MESSAGE-----\n\nfake-A\n", reason: ReasonEncrypted},
 		{content: "age-encryption.org/v1\n-> X25519 fake-A\n", reason: ReasonEncrypted},
@@ -278,6 +282,9 @@ func TestAConnectionStringIsNoPasswordAndNoPasswordAConnectionString(t *testing.
 		{content: "mysql://app:fake-A@h/d", reason: ReasonUnknown},
 		{content: "app:fake-A@tcp(h:3306)/d", reason: ReasonUnknown},
 		{content: "app:fake-A@h:5432/d", reason: ReasonUnknown},
+		{content: "postgres:/app:fake-A@h", reason: ReasonUnknown},
+		{content: "{username: app, password: fake-A}", reason: ReasonUnknown, says: "write JSON"},
+		{content: "{'username': 'app', 'password': 'fake-A'}", reason: ReasonUnknown, says: "write JSON"},
 		{content: "a:b@c", want: "a:b@c"},
 		{content: "a=b=c://", want: "a=b=c://"},
 		{content: "passwordless", want: "passwordless"},
@@ -356,6 +363,17 @@ func TestAPassfileIsReadAsItsReadersRead(t *testing.T) {
 		{content: `h:5432:d:app:fake-A\`, reason: ReasonAmbiguous},
 		{content: "h:5432:d:app:fake-A ", reason: ReasonAmbiguous},
 		{content: "h:1:d:app:fake-A\ni:1:d:app:fake-B\n", reason: ReasonConflict, says: "line 2: a second line of the same user"},
+	})
+}
+
+func TestANumberIsReadAsItIsWrittenIfAllReadersDo(t *testing.T) {
+	readings(t, Options{}, []reading{
+		{content: `{"username":"app","password":31415926535897932384626433832795}`, want: "31415926535897932384626433832795"},
+		{content: `{"username":"app","password":0}`, want: "0"},
+		{content: `{"username":"app","password":1.50,"password":"p"}`, reason: ReasonAmbiguous},
+		{content: `{"username":"app","password":1e3}`, reason: ReasonAmbiguous, says: "put it in quotes"},
+		{content: `{"username":"app","password":-1}`, reason: ReasonAmbiguous},
+		{content: `{"username":"app","password":"p","port":5e3,"x":-1.0}`, want: "p"},
 	})
 }
 

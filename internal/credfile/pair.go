@@ -4,9 +4,9 @@ package credfile
 // becomes of them.
 type pair struct {
 	path    []string // the key, after the keys that it is nested in
-	value   string
-	null    bool // there is a key and no value
-	line    int  // from 1; 0 if there are no lines
+	value   string   // if there is a problem: nothing, or what it is about
+	null    bool     // there is a key and no value
+	line    int      // from 1; 0 if there are no lines
 	problem *problem
 }
 

@@ -39,6 +39,7 @@ func rows() []row {
 		{is: func(s sight) bool { return isPostgresURL(s.first) }, format: FormatURL, why: "it begins with the scheme of a URL"},
 		{is: func(s sight) bool { return isURL(s.first) }, reason: ReasonUnknown, detail: "it is a URL, but not a postgres:// one"},
 		{is: sight.isKeywords, format: FormatKeywords, why: "several keyword=value are on a line"},
+		{is: sight.isFlow, reason: ReasonUnknown, detail: "it is a map in YAML or Python: write JSON, with its keys in double quotes"},
 		{is: func(s sight) bool { return s.single && isForeignConnection(s.first) }, reason: ReasonUnknown, detail: "it is a connection string of another kind: write a postgres:// URL, or libpq's keyword=value"},
 		{is: beginsWith("--- ", "%YAML"), format: FormatYAML, why: "it begins as a YAML document does"},
 		{is: func(s sight) bool { return s.first == "---" && !s.single }, format: FormatYAML, why: "it begins as a YAML document does"},
@@ -145,6 +146,11 @@ func (s sight) isKeywords() bool {
 		quoted = quoted || ok && s.opt.familiar(key) && strings.HasPrefix(strings.TrimLeft(value, blanks), `"`)
 	}
 	return found && !quoted || s.single && isConnectionString(s.text)
+}
+
+// isFlow reports whether it is a map on one line, and not JSON.
+func (s sight) isFlow() bool {
+	return s.single && strings.HasPrefix(s.first, "{") && strings.HasSuffix(s.first, "}") && strings.Contains(s.first, ": ")
 }
 
 // isDotenv reports whether it begins with an assignment, or with what may come before one.

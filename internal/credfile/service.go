@@ -41,6 +41,8 @@ func servicePair(line string, n int, inSection bool) pair {
 		p.problem = broken("has white space around its “=”, which libpq doesn't allow")
 	case hasOddBlank(value):
 		p.problem = doubt("has white space in it that only some readers know")
+	case strings.Contains(value, " #") || strings.Contains(value, " ;"):
+		p.problem = doubt("has a # or ; after a blank, which is a part of it to libpq, and a comment to readers of INI")
 	case len(value) > 1 && (value[0] == '"' || value[0] == '\'') && value[len(value)-1] == value[0]:
 		p.problem = doubt("is in quotes, which are a part of it to libpq, and not to readers of INI or TOML")
 	}
