@@ -84,14 +84,7 @@ func (d *dotenvParser) noAssignment() {
 			return
 		}
 	}
-	for i := range d.pairs {
-		if p := &d.pairs[len(d.pairs)-1-i]; p.line < d.n {
-			if p.line == d.n-1 && p.problem == nil {
-				p.problem = doubt("is followed by a line that is not KEY=value: it may be a part of the value, which can't span lines")
-			}
-			return
-		}
-	}
+	doubtBefore(d.pairs, d.n)
 }
 
 // furtherWords doubts what a shell finds set by the further words of a line.

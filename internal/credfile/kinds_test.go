@@ -90,6 +90,8 @@ func TestValuesInDoubleQuotesAreNotForLibpq(t *testing.T) {
 		{content: "[db]\nuser=app\npassword=\"fake-A\"\n", reason: ReasonAmbiguous, says: `line 3: the value of "password" is in quotes`},
 		{content: "[db]\nuser=app\npassword='fake-A'\n", reason: ReasonAmbiguous},
 		{content: "[db]\nuser=app\npassword=fake-A ; x\n", reason: ReasonAmbiguous},
+		{content: "[db]\nuser=app\npassword=fake-A\nb\n", reason: ReasonAmbiguous, says: "line 3"},
+		{content: "[db]\nuser=app\npassword=fake-A \n", reason: ReasonAmbiguous},
 		{content: "[db]\nuser=app\npassword=a;b #c\n", reason: ReasonAmbiguous},
 		{content: "[db]\nuser = \"app\"\npassword = \"fake-A\"\n", reason: ReasonSyntax, says: `line 2: the value of "user" has white space around`},
 	})
@@ -332,6 +334,7 @@ func TestYAMLIsReadAsItsReadersRead(t *testing.T) {
 		{content: user + "password: fake-A \n", reason: ReasonAmbiguous, says: "white space"},
 		{content: user + "password: \"fake-\\ud83d\\ude00\"\n", reason: ReasonSyntax},
 		{content: user + "password: fake-A\n\nb\n", reason: ReasonAmbiguous, says: "part of the value"},
+		{content: user + "password: |-\n  fake-A\n\u2028  b:\n", reason: ReasonAmbiguous},
 	})
 }
 
@@ -361,6 +364,7 @@ func TestAPassfileIsReadAsItsReadersRead(t *testing.T) {
 		{content: "h:5432:d:app:fake-A://b", reason: ReasonAmbiguous, says: `line 1: the value of "password" has a colon`},
 		{content: `h:5432:d:app:fake-A\b`, reason: ReasonAmbiguous},
 		{content: `h:5432:d:app:fake-A\`, reason: ReasonAmbiguous},
+		{content: "h:5432:d:app:fake-A\nb\n", reason: ReasonAmbiguous, says: "line 1"},
 		{content: "h:5432:d:app:fake-A ", reason: ReasonAmbiguous},
 		{content: "h:1:d:app:fake-A\ni:1:d:app:fake-B\n", reason: ReasonConflict, says: "line 2: a second line of the same user"},
 	})

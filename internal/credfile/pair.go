@@ -18,6 +18,20 @@ type problem struct {
 	torn   bool   // the key may be cut off
 }
 
+// doubtBefore doubts the last value before line n, if nothing is between them: a line that
+// is none of its format may be a part of it.
+func doubtBefore(pairs []pair, n int) {
+	for i := len(pairs) - 1; i >= 0; i-- {
+		if pairs[i].line == n {
+			continue
+		}
+		if pairs[i].line == n-1 && pairs[i].problem == nil {
+			pairs[i].problem = doubt("is followed by a line that sets nothing: it may be a part of the value, which can't span lines")
+		}
+		return
+	}
+}
+
 // broken says what is wrong with a value.
 func broken(detail string) *problem { return &problem{reason: ReasonSyntax, detail: detail} }
 

@@ -17,8 +17,14 @@ func parsePassfile(text string) (rows [][]pair, bad int) {
 		}
 		columns, p := passfileColumns(line)
 		if columns == nil {
-			if bad == 0 && !ignored(line) {
+			if ignored(line) {
+				continue
+			}
+			if bad == 0 {
 				bad = n
+			}
+			if len(rows) > 0 {
+				doubtBefore(rows[len(rows)-1], n)
 			}
 			continue
 		}

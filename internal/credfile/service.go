@@ -9,36 +9,39 @@ func parseService(text string) ([]pair, *fault) {
 	sections := 0
 	for n, line := range lines(text) {
 		pairs = append(pairs, oddPairs(line, n, assignment)...)
-		line = strings.Trim(line, blanks)
+		whole := strings.TrimLeft(line, blanks)
+		line = strings.TrimRight(whole, blanks)
 		switch {
 		case ignored(line):
-			continue
 		case line[0] == '[' && !strings.HasSuffix(line, "]"):
 			return nil, faulty(n, "not [section]")
 		case line[0] == '[':
 			if sections++; sections > 1 {
 				return nil, &fault{problem{reason: ReasonConflict, detail: "there are several sections: write a file with one"}, n}
 			}
-			continue
+		case !strings.Contains(line, "="):
+			name, _, _ := strings.Cut(line, " ")
+			pairs = append(pairs, pair{path: []string{strings.TrimRight(name, ":")}, line: n, problem: broken("is not set with key=value")})
+			doubtBefore(pairs, n)
+		default:
+			pairs = append(pairs, servicePair(whole, n, sections > 0))
 		}
-		pairs = append(pairs, servicePair(line, n, sections > 0))
 	}
 	return pairs, nil
 }
 
 // servicePair reads key=value. libpq allows no white space around the equals sign.
 func servicePair(line string, n int, inSection bool) pair {
-	key, value, ok := strings.Cut(line, "=")
+	key, value, _ := strings.Cut(line, "=")
 	name := strings.TrimRight(key, blanks)
 	p := pair{path: []string{name}, value: value, line: n}
 	switch {
-	case !ok:
-		p.path[0] = strings.TrimRight(strings.Fields(line + " -")[0], ":")
-		p.problem = broken("is not set with key=value")
 	case !inSection:
 		p.problem = broken("stands before the first [section]")
 	case name != key || strings.TrimLeft(value, blanks) != value:
 		p.problem = broken("has white space around its “=”, which libpq doesn't allow")
+	case strings.TrimRight(value, blanks) != value:
+		p.problem = doubt("ends with white space, which libpq drops")
 	case hasOddBlank(value):
 		p.problem = doubt("has white space in it that only some readers know")
 	case strings.Contains(value, " #") || strings.Contains(value, " ;"):

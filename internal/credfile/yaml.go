@@ -153,7 +153,7 @@ func yamlPair(line string) (key, value string, ok bool) {
 		key, ok = strings.CutSuffix(strings.TrimRight(line, blanks), ":")
 	}
 	key = strings.TrimRight(key, " ")
-	return key, value, ok && key != "" && strings.IndexByte(blanks+"-?[]{}&*!|>%@`#", key[0]) < 0
+	return key, value, ok && key != "" && !strings.ContainsAny(key, oddBreaks) && strings.IndexByte(blanks+"-?[]{}&*!|>%@`#", key[0]) < 0
 }
 
 // value reads what follows a key, on its line and on the deeper ones after it.
