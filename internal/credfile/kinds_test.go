@@ -334,6 +334,9 @@ func TestYAMLIsReadAsItsReadersRead(t *testing.T) {
 		{content: user + "password: fake-A \n", reason: ReasonAmbiguous, says: "white space"},
 		{content: user + "password: \"fake-\\ud83d\\ude00\"\n", reason: ReasonSyntax},
 		{content: user + "password: fake-A\n\nb\n", reason: ReasonAmbiguous, says: "part of the value"},
+		{content: "x: \"a\npassword: fake-A\nusername: app\ny: b\"\n", reason: ReasonAmbiguous, says: "line 2"},
+		{content: "x: 'a\npassword: p\nusername: app\ny: b' c\n", want: "p"},
+		{content: user + "password: \"fake-A\nx: y\"\n", reason: ReasonAmbiguous},
 		{content: user + "password: |-\n  fake-A\n\u2028  b:\n", reason: ReasonAmbiguous},
 	})
 }

@@ -17,7 +17,7 @@ func parseYAML(text string) ([]pair, *fault) {
 	if f != nil {
 		return nil, f
 	}
-	y := yamlParser{mixed: strings.Contains(text, "\r\n") && strings.Count(text, "\r\n") < strings.Count(text, "\n")}
+	y := yamlParser{body: body, mixed: strings.Contains(text, "\r\n") && strings.Count(text, "\r\n") < strings.Count(text, "\n")}
 	if len(body) > 0 && !strings.HasSuffix(text, "\n") {
 		y.torn = body[len(body)-1].n
 	}
@@ -76,13 +76,18 @@ func yamlMark(line string) (mark, after string) {
 }
 
 type yamlParser struct {
+	body   []yamlLine
 	torn   int  // the line that has no end; 0 if the last one has
+	within int  // the last line of what may be a value in quotes that began before
 	mixed  bool // some lines end with a carriage return, too, and others don't
 	strict bool // something that only YAML has was seen
 	pairs  []pair
 }
 
 func (y *yamlParser) yield(path []string, value string, n int, p *problem) {
+	if n <= y.within && p == nil {
+		p = doubt("is between two quotes, where YAML has one value of several lines: close the quote on the line that it begins on")
+	}
 	y.pairs = append(y.pairs, pair{path: path, value: value, line: n, problem: p})
 }
 

@@ -17,6 +17,9 @@ func (y *yamlParser) quoted(s string, line yamlLine, more []yamlLine) (string, *
 		}
 	}
 	end := yamlQuoteEnd(s)
+	if end < 0 {
+		y.seekQuote(s[:1], line.n)
+	}
 	switch {
 	case end == len(s)-1 && end > 0:
 		return yamlUnquote(s)
@@ -32,6 +35,20 @@ func (y *yamlParser) quoted(s string, line yamlLine, more []yamlLine) (string, *
 		return "", broken("has a quote that is not closed: perhaps it is not yet written to its end")
 	}
 	return s, nil
+}
+
+// seekQuote looks for the quote that closes one of line n. YAML goes on to it whatever the
+// indentation, if nothing follows it.
+func (y *yamlParser) seekQuote(quote string, n int) {
+	for _, line := range y.body[n-y.body[0].n+1:] {
+		text := quote + line.text
+		if end := yamlQuoteEnd(text); end >= 0 {
+			if ignored(text[end+1:]) {
+				y.within = line.n
+			}
+			return
+		}
+	}
 }
 
 // yamlQuoteEnd returns the index of the quote that closes the one s begins with; -1 if
