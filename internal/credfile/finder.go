@@ -74,10 +74,10 @@ func (f *finder) addAll(pairs []pair) error {
 // add takes the value of a pair, if its key is one that matters.
 func (f *finder) add(p pair) error {
 	role := f.opt.role(p.path)
-	if role == roleNone {
+	switch role {
+	case roleNone:
 		return f.pass(p)
-	}
-	if role == roleHost || role == rolePort || role == roleDatabase {
+	case roleHost, rolePort, roleDatabase:
 		f.locate(role, p)
 		return nil
 	}
@@ -86,21 +86,32 @@ func (f *finder) add(p pair) error {
 	case p.null:
 		f.blank = key
 		return nil
-	case role == roleEnd && p.value != "":
-		return f.putEnd(key, p.value, p.line)
-	case p.problem != nil && isVariable(p.value):
-		return f.failValue(key, p.line, suspect(p.value))
-	case p.problem != nil:
-		return f.failValue(key, p.line, p.problem)
-	case role == roleUser:
+	case p.problem != nil && (role != roleEnd || p.value == ""):
+		return f.problem(role, key, p)
+	}
+	switch role {
+	case roleUser:
 		return f.take(&f.user, key, p.value, p.line)
-	case role == rolePassword:
+	case rolePassword:
 		return f.take(&f.password, key, p.value, p.line)
-	case role == roleURL:
+	case roleURL:
 		return f.putURL(key, p.value, p.line)
 	default:
 		return f.putEnd(key, p.value, p.line)
 	}
+}
+
+// problem says why the value of a key can't be taken. A URL of something else than
+// PostgreSQL needn't be.
+func (f *finder) problem(role role, key string, p pair) error {
+	switch {
+	case role == roleURL && isURL(p.value) && !isPostgresURL(p.value):
+		f.foreign = key
+		return nil
+	case isVariable(p.value):
+		return f.failValue(key, p.line, suspect(p.value))
+	}
+	return f.failValue(key, p.line, p.problem)
 }
 
 // pass leaves a pair alone that nobody asks for.

@@ -195,6 +195,7 @@ func TestWhatIsNoneOfOursDoesNotBlock(t *testing.T) {
 		{content: env + "MOTD='it is\n", want: "p"},
 		{content: env + "X=\"\\q $y\"z\n", want: "p"},
 		{content: env + "A=b c; d\n", want: "p"},
+		{content: env + "SPRING_DATASOURCE_URL=jdbc:sqlserver://h;databaseName=x\nURL=\"https://h/$x\"\n", want: "p"},
 		{content: "# x\nDB_USER=app\n# y\nDB_PASSWORD=p\noptions=-c x=1\n", want: "p"},
 		{content: "ca: -----BEGIN\nMII+/=\n-----END\npassword: p\nusername: app\n", want: "p"},
 		{content: "username: app\nlist:\n- password: x\n- y\npassword: p\n", want: "p"},
