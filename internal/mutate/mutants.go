@@ -234,6 +234,11 @@ func (f *finder) negatable(e ast.Expr, parent ast.Node) bool {
 			return false
 		}
 	}
+	return isCondition(e, parent)
+}
+
+// isCondition reports whether something is decided by e where it stands.
+func isCondition(e ast.Expr, parent ast.Node) bool {
 	switch parent := parent.(type) {
 	case *ast.BinaryExpr:
 		return parent.Op == token.LAND || parent.Op == token.LOR
@@ -294,15 +299,8 @@ func (f *finder) minMax(e *ast.CallExpr) {
 // what is the same as to shift a boundary, and not for the Instant or Duration 0, which
 // stands for none: a nanosecond from it is nobody's.
 func (f *finder) number(e *ast.BasicLit, parent ast.Node) {
-	t := f.p.info.TypeOf(e)
-	if b, ok := t.(*types.Basic); ok && b.Info()&types.IsUntyped != 0 && f.constant != nil {
-		t = f.constant
-	}
-	basic, ok := t.Underlying().(*types.Basic)
-	if !ok || basic.Info()&types.IsInteger == 0 || basic.Info()&types.IsUntyped != 0 {
-		return
-	}
-	if named, ok := t.(*types.Named); ok && e.Value == "0" && (named.Obj().Name() == "Instant" || named.Obj().Name() == "Duration") {
+	t := f.integer(e)
+	if t == nil {
 		return
 	}
 	more, less := true, true
@@ -329,6 +327,23 @@ func (f *finder) number(e *ast.BasicLit, parent ast.Node) {
 	if how != "" {
 		f.around(e, fmt.Sprintf("mutNumber[%s](%d, %q, ", f.p.alias(t), first, how), ")")
 	}
+}
+
+// integer returns the type of a literal that is an integer; nil if it is none, or is the
+// Instant or Duration that stands for none.
+func (f *finder) integer(e *ast.BasicLit) types.Type {
+	t := f.p.info.TypeOf(e)
+	if b, ok := t.(*types.Basic); ok && b.Info()&types.IsUntyped != 0 && f.constant != nil {
+		t = f.constant
+	}
+	basic, ok := t.Underlying().(*types.Basic)
+	if !ok || basic.Info()&types.IsInteger == 0 || basic.Info()&types.IsUntyped != 0 {
+		return nil
+	}
+	if named, ok := t.(*types.Named); ok && e.Value == "0" && (named.Obj().Name() == "Instant" || named.Obj().Name() == "Duration") {
+		return nil
+	}
+	return t
 }
 
 // constants makes variables of constants that are given as numbers, and so as mutable as
