@@ -91,7 +91,7 @@ func (d *dotenvParser) noAssignment() {
 func (d *dotenvParser) furtherWords(s string) {
 	s, _, _ = strings.Cut(s, " #")
 	for i, word := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(blanks+";", r) }) {
-		if key, _, ok := assignment(word); ok && i > 0 && isUpper(key) {
+		if key, _, ok := assignment(word); ok && i > 0 && (isUpper(key) || len(withoutExport(d.line)) < len(d.line)) {
 			d.yield(key, "", d.n, doubt("is set on the line of another: write it on a line of its own"))
 		}
 	}
@@ -156,7 +156,7 @@ func (d *dotenvParser) unquoted(s string, declared bool) (string, *problem) {
 		return "", doubt("begins with an unquoted #, which some readers take for a comment, and others don't: put it in single quotes")
 	}
 	if d.shell || declared {
-		return shellWord(strings.TrimRight(s, blanks))
+		return d.shellWord(strings.TrimRight(s, blanks))
 	}
 	value, comment, _ := strings.Cut(s, " #")
 	switch value = strings.TrimRight(value, blanks); {
@@ -179,7 +179,7 @@ func (d *dotenvParser) quoted(s string, declared bool) (string, *problem) {
 	inner, after := s[1:end], s[end+1:]
 	switch {
 	case d.shell || declared:
-		return shellWord(s)
+		return d.shellWord(s)
 	case ignored(after) && (after == "" || isBlank(after[0])):
 	default: // no library reads it
 		return quoteByQuote(s)
@@ -246,7 +246,7 @@ func doubleQuoted(s string) (string, *problem) {
 func quoteByQuote(s string) (string, *problem) {
 	for rest := s; ; {
 		n := quoteEnd(rest) + 1
-		if rest[0] != '\'' || n == 0 {
+		if rest[0] != '\'' || n == 0 || strings.HasSuffix(rest[:n], `\'`) {
 			break
 		}
 		if rest = rest[n:]; ignored(rest) && (rest == "" || isBlank(rest[0])) {
@@ -261,6 +261,15 @@ func quoteByQuote(s string) (string, *problem) {
 		}
 	}
 	return "", doubt(`goes on after the closing quote: write '\'' for a quote in single quotes, or \" in double ones`)
+}
+
+// shellWord reads one word of a file that is a shell's: a return before the end of its
+// line is a part of the word.
+func (d *dotenvParser) shellWord(s string) (string, *problem) {
+	if line, _, _ := strings.Cut(d.rest, "\n"); strings.HasSuffix(line, "\r") {
+		return "", doubt("ends with a carriage return, which is a part of it to a shell: end lines with a newline only")
+	}
+	return shellWord(s)
 }
 
 // shellWord reads one word as a shell does: quoted and unquoted parts in a row.

@@ -32,7 +32,7 @@ func ignored(line string) bool {
 
 // hasOddBlank reports whether s has in it what is white space to some readers only.
 func hasOddBlank(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f && unicode.IsSpace(r) })
+	return strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f && unicode.IsSpace(r) || 0x1c <= r && r <= 0x1f })
 }
 
 func hasAnyPrefix(s string, prefixes ...string) bool {
