@@ -261,9 +261,11 @@ func (y *yamlParser) plain(s string, more []yamlLine) (string, *problem) {
 		return "", doubt("has white space in it that only some readers know: put it in quotes")
 	case isOddNumber(s) && (y.strict || strings.Trim(s, "0123456789") != ""):
 		return "", doubt("is a number to YAML, which readers write in different ways: put it in quotes")
+	case strings.Contains(s, "\t") || slices.ContainsFunc(more, func(l yamlLine) bool { return strings.Contains(l.text, "\t") }):
+		return "", doubt("has a tab in it, which some readers of YAML drop: put it in quotes")
 	case !y.strict && len(more) == 0:
 		return s, nil
-	case strings.Contains(s, " #") || strings.Contains(s, "\t#"):
+	case strings.Contains(s, " #"):
 		return "", doubt("has a # after a blank, which begins a comment in YAML: put it in quotes")
 	case strings.IndexByte(",[]{}#&*!|>%@`", s[0]) >= 0:
 		return "", doubt("begins with a sign that YAML has a use for: put it in quotes")

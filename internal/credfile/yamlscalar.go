@@ -149,6 +149,9 @@ func yamlBlock(header string, more []yamlLine, indent int) (string, *problem) {
 	first := more[0]
 	rest := more[1:]
 	for _, line := range more {
+		if strings.Trim(line.text, blanks) != line.text {
+			return "", doubt("has white space at an end of a line, which some readers of YAML drop: put it in quotes")
+		}
 		if first.blank() || !line.blank() && (line.indent != first.indent || line.indent <= indent) {
 			return "", broken("has lines that are blank or indented differently: put it in quotes")
 		}
