@@ -18,6 +18,9 @@ func (f *finder) tree(pairs []pair, fault *fault) error {
 	if isObject && !hasKind {
 		return f.fail(ReasonSyntax, 0, "it is a Kubernetes object without a kind: perhaps it is not yet written to its end")
 	}
+	if kind.problem != nil && slices.ContainsFunc(pairs, func(p pair) bool { return len(p.path) > 1 && p.path[0] == "data" }) {
+		return f.failValue("kind", kind.line, kind.problem)
+	}
 	switch kind.value {
 	case "Secret":
 		return f.secret(pairs)
@@ -30,6 +33,9 @@ func (f *finder) tree(pairs []pair, fault *fault) error {
 		mark, marked := find(pairs, e.mark...)
 		p, found := find(pairs, e.member...)
 		if found && marked && strings.Contains(mark.value, e.in) && p.problem == nil && !p.null {
+			if again := func(o pair) bool { return slices.Equal(o.path, p.path) && o.value != p.value }; slices.ContainsFunc(pairs, again) {
+				return f.fail(ReasonConflict, p.line, "two different values for %s", quote(strings.Join(p.path, ".")))
+			}
 			return f.enclose(p, e.encoded)
 		}
 	}
