@@ -18,7 +18,7 @@ func (f *finder) url(text string) error {
 		case url != "":
 			return f.fail(ReasonSyntax, n, "there is something after the URL")
 		default:
-			url, at = strings.Trim(line, blanks), n
+			url, at = strings.TrimLeft(line, blanks), n
 		}
 	}
 	if !isPostgresURL(url) {

@@ -16,7 +16,7 @@ func parseKeywords(s string) ([]pair, *problem) {
 		}
 		key, rest, ok := strings.Cut(s, "=")
 		name := strings.TrimRight(key, blanks)
-		if !ok || !isName(name) {
+		if !ok || !isName(name) || !isLetter(name[0]) && name[0] != '_' {
 			return nil, broken("is not a list of keyword=value: quote values that contain white space")
 		}
 		s = strings.TrimLeft(rest, blanks)

@@ -64,6 +64,9 @@ func (f *finder) recognise(text string) error {
 			break
 		}
 	}
+	if s.isListOfKeywords() {
+		return f.fail(ReasonAmbiguous, 0, "a quote or a backslash in it means one thing in a list of libpq's keywords, and another in KEY=value lines: name the format in FileOptions.Format")
+	}
 	all := rows()
 	r := all[slices.IndexFunc(all, func(r row) bool { return r.is(s) })]
 	if r.format == FormatAuto {
@@ -146,6 +149,16 @@ func (s sight) isKeywords() bool {
 		quoted = quoted || ok && s.opt.familiar(key) && strings.HasPrefix(strings.TrimLeft(value, blanks), `"`)
 	}
 	return found && !quoted || s.single && isConnectionString(s.text)
+}
+
+// isListOfKeywords reports whether it is a list of libpq's keywords, one on each line, and
+// has in it what they read differently from KEY=value lines.
+func (s sight) isListOfKeywords() bool {
+	pairs, p := parseKeywords(s.text)
+	if p != nil || s.single || len(pairs) < 2 || !strings.Contains(s.text, `\`) || s.isKeywords() {
+		return false
+	}
+	return !slices.ContainsFunc(pairs, func(p pair) bool { return !isLibpqKeyword(p.path[0]) })
 }
 
 // isFlow reports whether it is a map on one line, and not JSON.

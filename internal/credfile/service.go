@@ -27,7 +27,22 @@ func parseService(text string) ([]pair, *fault) {
 			pairs = append(pairs, servicePair(whole, n, sections > 0))
 		}
 	}
-	return pairs, nil
+	return doubtRepeated(pairs), nil
+}
+
+// doubtRepeated doubts a key that is there again with another value: libpq takes the first,
+// even if it is empty, and others the last.
+func doubtRepeated(pairs []pair) []pair {
+	first := map[string]string{}
+	for i, p := range pairs {
+		name := p.path[0]
+		if value, ok := first[name]; ok && value != p.value && p.problem == nil {
+			pairs[i].problem = doubt("is there again with another value, of which libpq takes the first, and others the last")
+		} else if !ok {
+			first[name] = p.value
+		}
+	}
+	return pairs
 }
 
 // servicePair reads key=value. libpq allows no white space around the equals sign.

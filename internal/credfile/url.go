@@ -20,6 +20,7 @@ const encodeHint = `encode special characters in user name and password with %, 
 // they are about. Whatever of it looks as if a special character was not encoded is
 // refused, since it may have cut the password short. The keys are those of parameters.
 func parseURL(s string) ([]pair, *problem) {
+	line := strings.TrimRight(s, "\r\n")
 	s = strings.Trim(s, blanks)
 	if strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '#' }) {
 		return nil, broken("has white space, a control character or # in its URL: " + encodeHint)
@@ -43,6 +44,9 @@ func parseURL(s string) ([]pair, *problem) {
 	if query != "" {
 		for parameter := range strings.SplitSeq(query, "&") {
 			u.addParameter(parameter)
+		}
+		if last := query[strings.LastIndexByte(query, '&')+1:]; !strings.HasSuffix(line, s) && hasAnyPrefix(last, "user=", "password=") {
+			u.fail(doubt("has white space behind its URL, which some readers take for a part of the last parameter"))
 		}
 	}
 	return u.pairs, u.problem
@@ -90,6 +94,8 @@ func (u *urlPairs) addParameter(parameter string) {
 	switch {
 	case !ok && isLoginParameter(name):
 		u.fail(broken("has a parameter without a value in its URL"))
+	case isLoginParameter(name) && value == "":
+		u.fail(doubt("has an empty " + name + " in the parameters of its URL, which some readers take and others pass over"))
 	case isLoginParameter(name) && strings.ContainsAny(value, "+;"):
 		u.fail(doubt("has a + or ; in a parameter of its URL, which readers understand differently: write %2B, %20 or %3B"))
 	default:
