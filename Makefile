@@ -16,11 +16,12 @@ DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify githu
 
 # What each of these does, in this order.
 LINT_STEPS        = format vet golangci modules clone standalone fetch-check cross
-SOAK_STEPS        = soak-tests soak-simulator fuzz mutate
-INTEGRATION_STEPS = demo-short vault integration-lint integration-vault integration-kubelet integration-containers
+SOAK_STEPS        = soak-tests soak-simulator soak-difftest fuzz mutate
+INTEGRATION_STEPS = demo-short difftest vault integration-lint integration-vault integration-kubelet integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
-INTEGRATION = integration integration/kubelet integration/containers
+DIFFTEST    = internal/credfile/difftest
+INTEGRATION = $(DIFFTEST) integration integration/kubelet integration/containers
 
 VAULT_VERSION = $(shell cd integration/vaultbin && GOWORK=off go list -m -f '{{.Version}}' github.com/hashicorp/vault | tr -d v)
 VAULT = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sqlrotate/vault-$(VAULT_VERSION)
@@ -33,7 +34,8 @@ SOAK      ?= 2m
 # REPORT is a file for their names.
 RETEST = $(CURDIR)/bin/retest $(if $(CI),-again) $(if $(REPORT),-report=$(REPORT)) -- -race -count=1
 
-# The simulator runs some thousand schedules where the race detector allows for 200.
+# The simulator runs some thousand schedules where the race detector allows for 200, and
+# files are read by the million.
 RETEST_FAST = $(subst -race ,,$(RETEST))
 
 .PHONY: help demo test lint soak integration bench versions release-check postgres need-test need-integration need-compiler tools $(LINT_STEPS) $(SOAK_STEPS) $(INTEGRATION_STEPS)
@@ -77,13 +79,18 @@ soak-tests:
 soak-simulator:
 	SQLROTATE_SOAK=$(SOAK) go test -v -count=1 -timeout=0 -run=^TestSoak ./internal/rotation/sim
 
+# It says how many logins were written and read, and how many mutants.
+soak-difftest:
+	cd $(DIFFTEST) && GOWORK=off SQLROTATE_SOAK=$(SOAK) go test -v -count=1 -timeout=0 -run=^TestSoak .
+
 # In turn, for SOAK altogether.
 fuzz:
 	@targets=$$(grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func | |' | sort); \
 	soak=$$(($$(echo '$(SOAK)' | sed 's/h/*3600+/; s/m/*60+/; s/s/+/; s/$$/0/'))); \
 	each=$$((soak / $$(echo "$$targets" | wc -l) + 1)); \
 	echo "$$targets" | while read -r package target; do \
-		echo "$$target in $$package"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $${each}s $$package || exit 1; \
+		echo "$$target in $$package"; case " $(INTEGRATION) " in *" $${package#./} "*) export GOWORK=off;; *) unset GOWORK;; esac; \
+		go test -C $$package -run '^$$' -fuzz "^$$target\$$" -fuzztime $${each}s . || exit 1; \
 	done
 
 # Each rule is changed, in turn, and some test must notice: a minute or two.
@@ -183,6 +190,10 @@ integration-lint:
 		echo "vet, golangci-lint and go.mod in $$dir"; \
 		(cd $$dir && export GOWORK=off && go vet ./... && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yml --disable gomoddirectives ./... && go mod tidy -diff) || exit 1; \
 	done
+
+# What is read of files is what others read, and what was written.
+difftest:
+	cd $(DIFFTEST) && GOWORK=off $(RETEST_FAST) -timeout=30m ./...
 
 integration-vault:
 	cd integration && GOWORK=off $(RETEST) -timeout=30m ./...
