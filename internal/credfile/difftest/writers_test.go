@@ -386,7 +386,7 @@ func keywordWriters() []writer {
 		}
 		return s
 	}
-	further := regexp.MustCompile(`[ \t\r\v\f]+[A-Za-z_]+[ \t\r\v\f]*=`)
+	further := regexp.MustCompile(`[ \t\r\v\f]+[A-Za-z_][\w.-]*[ \t\r\v\f]*=`)
 	all := []writer{
 		{name: "keywords in quotes", write: with(always)},
 		{name: "make_conninfo", write: with(psycopg), carries: both(func(s string) bool { return !hasPrefix(s, `"`) })},

@@ -109,7 +109,7 @@ func (s *survey) looksOther(l login) bool {
 	return s.writer.alone && otherBeginning.MatchString(l.password)
 }
 
-var otherBeginning = regexp.MustCompile(`(?i)^\s*(export\s+)?[\w.-]+(=|\s*:\s)|^\s*\{|^[^:]*:(\d+|\*):`)
+var otherBeginning = regexp.MustCompile(`(?im)^\s*(export\s+)?[\w.-]+(=|\s*:\s)|^\s*\{|^[^:]*:(\d+|\*):|\s(user|password)\s*=`)
 
 // fail notes a case after it was made as small as it gets.
 func (s *survey) fail(l login, o outcome) {
