@@ -56,3 +56,11 @@ func TestASecretIsDecoded(t *testing.T) {
 		}
 	}
 }
+
+// A line of a passfile that may be the user's is not passed over.
+func TestALineOfThePassfileInDoubtIsRefused(t *testing.T) {
+	text := "*:*:*:\\app:a\n*:*:*:*:t"
+	if got, err := Parse([]byte(text), Options{Format: FormatPassfile, Username: "app"}); err == nil {
+		t.Errorf("%q: user %q, password %q; libpq drops the backslash, and takes the first", text, got.Username, got.Password)
+	}
+}

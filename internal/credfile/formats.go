@@ -54,8 +54,12 @@ func (f *finder) passfile(text string) error {
 		if user == "*" {
 			user = f.opt.Username
 		}
+		other := f.opt.Username != "" && user != f.opt.Username
+		if row[4].problem != nil && strings.ReplaceAll(user, `\`, "") == f.opt.Username {
+			other = false // to libpq a backslash is gone
+		}
 		switch {
-		case f.opt.Username != "" && user != f.opt.Username:
+		case other:
 		case taken == nil:
 			taken = slices.Clone(row)
 			taken[3].value = user
