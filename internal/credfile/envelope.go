@@ -18,7 +18,7 @@ func (f *finder) tree(pairs []pair, fault *fault) error {
 	if isObject && !hasKind {
 		return f.fail(ReasonSyntax, 0, "it is a Kubernetes object without a kind: perhaps it is not yet written to its end")
 	}
-	if kind.problem != nil && slices.ContainsFunc(pairs, func(p pair) bool { return len(p.path) > 1 && p.path[0] == "data" }) {
+	if kind.problem != nil && slices.ContainsFunc(pairs, isInData) {
 		return f.failValue("kind", kind.line, kind.problem)
 	}
 	switch kind.value {
@@ -33,14 +33,22 @@ func (f *finder) tree(pairs []pair, fault *fault) error {
 		mark, marked := find(pairs, e.mark...)
 		p, found := find(pairs, e.member...)
 		if found && marked && strings.Contains(mark.value, e.in) && p.problem == nil && !p.null {
-			if again := func(o pair) bool { return slices.Equal(o.path, p.path) && o.value != p.value }; slices.ContainsFunc(pairs, again) {
-				return f.fail(ReasonConflict, p.line, "two different values for %s", quote(strings.Join(p.path, ".")))
-			}
-			return f.enclose(p, e.encoded)
+			return f.only(p, pairs, e.encoded)
 		}
 	}
 	return f.addAll(pairs)
 }
+
+// only finds what there is in the secret p of an envelope, if that has no other one.
+func (f *finder) only(p pair, pairs []pair, encoded bool) error {
+	another := func(o pair) bool { return slices.Equal(o.path, p.path) && o.value != p.value }
+	if slices.ContainsFunc(pairs, another) {
+		return f.fail(ReasonConflict, p.line, "two different values for %s", quote(strings.Join(p.path, ".")))
+	}
+	return f.enclose(p, encoded)
+}
+
+func isInData(p pair) bool { return len(p.path) > 1 && p.path[0] == "data" }
 
 // envelope is what a tool prints a secret in.
 type envelope struct {
