@@ -59,6 +59,7 @@ func (d *dotenvParser) statement() {
 		d.skipQuoted(len(d.line) - len(value))
 		d.yield(key, "", n, broken("has a quote that is not closed on its line"))
 	default:
+		d.furtherWords("_" + value[quoteEnd(value):])
 		value, p := d.quoted(strings.TrimRight(value, blanks), declared)
 		d.yield(key, value, n, p)
 	}
@@ -91,7 +92,12 @@ func (d *dotenvParser) noAssignment() {
 func (d *dotenvParser) furtherWords(s string) {
 	s, _, _ = strings.Cut(s, " #")
 	for i, word := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(blanks+";", r) }) {
-		if key, _, ok := assignment(word); ok && i > 0 && (isUpper(key) || len(withoutExport(d.line)) < len(d.line)) {
+		key, _, ok := assignment(word)
+		shells := isUpper(key) || len(withoutExport(d.line)) < len(d.line)
+		if name, _, appends := strings.Cut(word, "+="); appends && isName(name) {
+			key, ok, shells = name, true, true // nothing else writes that
+		}
+		if ok && i > 0 && shells {
 			d.yield(key, "", d.n, doubt("is set on the line of another: write it on a line of its own"))
 		}
 	}

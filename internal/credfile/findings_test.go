@@ -16,6 +16,8 @@ func TestWhatWasReadWronglyIsRefused(t *testing.T) {
 		{FormatDotenv, "DB_USERNAME='a'\nDB_PASSWORD='\\'\\''=a'\n", "the same"},
 		{FormatDotenv, "declare -x DB_USERNAME=\"a\"\ndeclare -x a DB_USERNAME='g'\nexport DB_PASSWORD='a'\n", "a shell sets each word"},
 		{FormatDotenv, "DB_USERNAME=a\nDB_PASSWORD=a\nexport a DB_PASSWORD='aaa'\n", "the same"},
+		{FormatDotenv, "username='a'\npassword='a'\na='' password+='a'", "a shell appends to it"},
+		{FormatDotenv, "DB_USERNAME='a'\nDB_PASSWORD='a'\nA='' DB_PASSWORD='b'", "a shell sets each word"},
 		{FormatDotenv, "DB_USERNAME=a\nDB_PASSWORD=a\x1d", "U+001D is white space to Python"},
 		{FormatDotenv, "declare -x DB_USERNAME=\"a\"\r\ndeclare -x DB_PASSWORD=\"a\"", "to a shell a return is a part of the value"},
 		{"", "host=db\nport=5432\nuser='a'\npassword='aa\\\\aa'\n", "lines of keywords are not dotenv, but look so"},
