@@ -439,7 +439,7 @@ type ownLogin struct {
 func (l ownLogin) begin() {
 	c := l.c
 	c.mu.Lock()
-	settled := !c.rules.Unsettled() // else its reads are rationed
+	settled := !c.rules.Unsettled(c.now()) // else its reads are rationed
 	c.mu.Unlock()
 	if l.Purpose != rotation.AskOld && settled {
 		ctx, cancel := c.loginContext(c.ctx)

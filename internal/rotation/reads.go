@@ -37,7 +37,7 @@ func (s *State) readEvery(now Now) time.Duration {
 	case s.cfg.Kind != LoginTokens && (!s.cfg.Notified || s.readFailing != 0): // nobody tells that it can be read again
 		every = s.watch()
 	}
-	if every > 0 && s.unsettled() {
+	if every > 0 && s.unsettled(now) {
 		every = max(every, s.settle())
 	}
 	return every
@@ -51,8 +51,19 @@ func (s *State) watch() time.Duration {
 	return min(max(s.cfg.Lag, watchMin), watchMax)
 }
 
-// unsettled reports whether the source has given another login at each of many reads.
-func (s *State) unsettled() bool { return s.moved >= unsettledAt }
+// unsettled reports whether the source gives another login at each read: it has done so
+// many times in a row, the last time not long ago. A burst of rotations passes.
+func (s *State) unsettled(now Now) bool {
+	return s.moved >= unsettledAt && now.Mono.Sub(s.movedAt) <= s.soon()
+}
+
+// soon is how long after a change another one is the next in a row.
+func (s *State) soon() time.Duration {
+	if s.cfg.Notified {
+		return 2 * s.settle()
+	}
+	return 2 * max(s.settle(), s.watch())
+}
 
 // settle is the floor between reads of a source that never repeats itself, and between
 // the connector's own logins over it, each of which reads it.
@@ -67,14 +78,7 @@ func (s *State) noteChange(read VersionID, other bool, now Now) {
 		s.moved = 0
 		return
 	}
-	soon := 2 * watchMin
-	if !s.cfg.Notified {
-		soon = 2 * s.watch()
-	}
-	if s.unsettled() {
-		soon = max(soon, 2*s.settle())
-	}
-	if s.movedAt != 0 && now.Mono.Sub(s.movedAt) > soon {
+	if s.movedAt != 0 && now.Mono.Sub(s.movedAt) > s.soon() {
 		s.moved = 0
 	}
 	s.moved++

@@ -112,8 +112,31 @@ func TestRotationsNowAndThenAreNoTrouble(t *testing.T) {
 		r.after(2*watchMin + 1)
 		r.read(v)
 	}
-	if r.s.unsettled() {
+	if r.s.unsettled(r.now) {
 		t.Error("a rotation every few seconds is taken for a source that never repeats itself")
+	}
+}
+
+// A burst of rotations over a source that tells of them passes, though nobody reads it
+// again: the drain goes at its own pace then.
+func TestABurstOfRotationsPasses(t *testing.T) {
+	r := newRig(t, overlapping())
+	const burst = 10
+	for v := VersionID(2); v < 2+burst; v++ {
+		r.read(v)
+		r.after(10 * ms)
+	}
+	last := r.s.movedAt
+	floor := 2 * backoff(burst-unsettledAt+1, watchMin, unsettledMax)
+	for _, tt := range []struct {
+		since time.Duration
+		want  bool
+	}{{0, true}, {floor, true}, {floor + 1, false}} {
+		now := r.now
+		now.Mono = last.Add(tt.since)
+		if got := r.s.unsettled(now); got != tt.want {
+			t.Errorf("%v after the last one: unsettled %v", tt.since, got)
+		}
 	}
 }
 
@@ -210,7 +233,7 @@ func TestWhatIsUnsettled(t *testing.T) {
 		if r.s.moved != tt.want {
 			t.Errorf("%s: %d count, want %d", tt.name, r.s.moved, tt.want)
 		}
-		if got := r.s.unsettled(); got != (tt.want >= 4) {
+		if got := r.s.unsettled(r.now); got != (tt.want >= 4) {
 			t.Errorf("%s: unsettled %v", tt.name, got)
 		}
 		r.read(r.s.Current())

@@ -91,7 +91,7 @@ type Counts struct {
 func (s *State) Snapshot(now Now) Snapshot {
 	snap := Snapshot{
 		Waiting: s.waiting, Epoch: s.epoch,
-		SourceFailing: s.readFailing, ReadAt: s.readAt, Unsettled: s.unsettled(), ReadEvery: s.readEvery(now),
+		SourceFailing: s.readFailing, ReadAt: s.readAt, Unsettled: s.unsettled(now), ReadEvery: s.readEvery(now),
 		Failures: s.failures, RetryAt: s.retryAt,
 		LastLogin: s.lastLogin, SuccessorDue: Never, Counts: s.counts,
 	}
@@ -149,7 +149,7 @@ func (s *State) View(id VersionID) (VersionView, bool) {
 func (s *State) Counts() Counts { return s.counts }
 
 // Unsettled reports whether the source gives another login at nearly every read.
-func (s *State) Unsettled() bool { return s.unsettled() }
+func (s *State) Unsettled(now Now) bool { return s.unsettled(now) }
 
 func (s *State) view(v *version) VersionView {
 	view := VersionView{
@@ -254,7 +254,7 @@ func (s *State) Problems(now Now) []Problem {
 	if s.readFailing != 0 {
 		say(SourceFails, s.readFailing)
 	}
-	if s.unsettled() {
+	if s.unsettled(now) {
 		say(SourceUnsettled, s.unsettledSince)
 	}
 	return all

@@ -217,7 +217,7 @@ func TestViewOfOneVersion(t *testing.T) {
 		if got, ok := r.s.View(99); ok || got != (VersionView{}) {
 			t.Errorf("one that isn't known: %v, %+v", ok, got)
 		}
-		if r.s.Unsettled() {
+		if r.s.Unsettled(r.now) {
 			t.Error("the source is unsettled")
 		}
 	}

@@ -81,7 +81,7 @@ func (s *State) planLogins(now Now) (wake Instant) {
 		return wake // its end, or what comes of it, brings us back
 	}
 	for _, l := range [...]plannedLogin{s.proof(c, now), s.oldRole(now), s.currentRole(c, now), s.replacement(c, free)} {
-		switch at := s.floor(l.at, l.purpose); {
+		switch at := s.floor(l.at, l.purpose, now); {
 		case at == Never:
 		case now.Mono < at:
 			wake = min(wake, at)
@@ -98,12 +98,12 @@ func (s *State) planLogins(now Now) (wake Instant) {
 // floor is when a login that should begin at an instant may: not while the last failure
 // is fresh, nor all the time over a source that gives another login to each. (An episode
 // has floors of its own.)
-func (s *State) floor(at Instant, p Purpose) Instant {
+func (s *State) floor(at Instant, p Purpose, now Now) Instant {
 	if at == Never {
 		return at
 	}
 	at = max(at, s.retry(p))
-	if s.unsettled() && !s.ep.on {
+	if s.unsettled(now) && !s.ep.on {
 		at = max(at, s.askedAt.Add(s.settle()))
 	}
 	return at
