@@ -11,6 +11,9 @@ ALL      = $(shell go list $(addsuffix /...,$(MODULES)))
 ROOT     = github.com/sqlrotate/sqlrotate
 PACKAGES = $(filter-out $(ROOT),$(ALL)) $(ROOT)
 
+# The modules for users that require the root.
+EXTRAS = prometheus vaultsource
+
 # Whoever adds a dependency to the root module has it reviewed, and adds it here.
 DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify github.com/lib/pq
 
@@ -138,10 +141,11 @@ vet:
 	go vet $(PACKAGES)
 
 # Each module's files are tidy and what they name is what was downloaded; and the
-# root module depends on what it is meant to, and on nothing else. (vaultsource is
-# tidied by fetch-check: it requires a version of the root that may not be out yet.)
+# root module depends on what it is meant to, and on nothing else. (What is for users
+# beside it is tidied by fetch-check: it requires a version of the root that may not be
+# out yet.)
 modules:
-	@for dir in $(filter-out $(CURDIR)/vaultsource,$(MODULES)) $(CURDIR)/internal/tools; do \
+	@for dir in $(filter-out $(addprefix $(CURDIR)/,$(EXTRAS)),$(MODULES)) $(CURDIR)/internal/tools; do \
 		echo "go.mod in $$dir"; (cd $$dir && GOWORK=off go mod tidy -diff && GOWORK=off go mod verify) || exit 1; \
 	done
 	@direct=$$(GOWORK=off go list -m -f '{{if not (or .Main .Indirect)}}{{.Path}}{{end}}' all | sort | xargs); \
@@ -173,7 +177,7 @@ release-check: ## rehearse the release of what is committed, in a clone
 cross:
 	@for platform in darwin/arm64 windows/amd64; do \
 		echo "build and vet for $$platform"; export GOOS=$${platform%/*} GOARCH=$${platform#*/}; \
-		go build ./... ./vaultsource/... && go vet ./... ./vaultsource/... || exit 1; \
+		go build ./... $(EXTRAS:%=./%/...) && go vet ./... $(EXTRAS:%=./%/...) || exit 1; \
 	done
 
 demo-short:

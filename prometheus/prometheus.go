@@ -1,0 +1,199 @@
+// Package prometheus exports what connectors and their sources say of themselves as
+// metrics of Prometheus:
+//
+//	metrics := prometheus.NewCollector()
+//	registry.MustRegister(metrics)
+//	connector, err := sqlrotate.New(sqlrotate.Config{Name: "orders", Trace: metrics.Trace("orders"), …})
+//	err = metrics.AddConnector("orders", connector)
+//	err = metrics.AddFile("orders", source)
+//
+// Moments are exported as times (…_timestamp_seconds) and not as ages; what has not
+// happened, or is over, has no series. Of the credential's versions there are never more
+// than three: current, previous and older. Logins' user names are in the labels of
+// sqlrotate_credential_info and of nothing else. Rules for alerts over these metrics
+// are in examples/prometheus of the repository.
+package prometheus
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sqlrotate/sqlrotate"
+)
+
+// Collector is a [prometheus.Collector] over any number of connectors and sources, which
+// may come and go. Make it with [NewCollector]. All methods are safe for concurrent use.
+//
+// A scrape reads what the connectors know, and waits for no server and no login. A source
+// whose CheckHealth doesn't return holds it up for a second.
+type Collector struct {
+	logins *prometheus.HistogramVec
+
+	mu         sync.Mutex // guards what follows
+	connectors []*connector
+	sources    []*source
+}
+
+// SourceStatus is what a source other than a file or a cache says of itself. All that is
+// zero has no series.
+type SourceStatus struct {
+	ReadAt       time.Time // when it last gave a login that it hadn't given before
+	Reads        uint64    // how many times that was
+	RenewedAt    time.Time // when the login's lease was renewed last
+	EndsAt       time.Time // when the login ends
+	FailingSince time.Time // since when it fails
+	Failures     int       // that many times in a row
+}
+
+type connector struct {
+	name string
+	c    interface {
+		Stats() sqlrotate.Stats
+		Problems() []sqlrotate.Problem
+	}
+}
+
+type source struct {
+	name    string
+	collect func(s *samples)
+}
+
+// NewCollector returns a collector of nothing yet.
+func NewCollector() *Collector {
+	return &Collector{logins: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "sqlrotate_login_duration_seconds",
+		Help:    "How long logins took, by what came of them; the connector's own are included.",
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	}, []string{"connector", "outcome"})}
+}
+
+// AddConnector has c collected, with name in the label connector. It is an error if the
+// collector has another one of that name.
+func (m *Collector) AddConnector(name string, c *sqlrotate.Connector) error {
+	return m.addConnector(&connector{name, c})
+}
+
+func (m *Collector) addConnector(c *connector) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slices.ContainsFunc(m.connectors, func(other *connector) bool { return other.name == c.name }) {
+		return fmt.Errorf("sqlrotate: there is a connector %q in this collector", c.name)
+	}
+	m.connectors = append(m.connectors, c)
+	return nil
+}
+
+// Trace returns callbacks for Config.Trace that measure how long logins take, for the
+// connector of that name. [sqlrotate.JoinTraces] joins it to others.
+func (m *Collector) Trace(name string) *sqlrotate.Trace {
+	ok, refused, failed := m.logins.WithLabelValues(name, "ok"), m.logins.WithLabelValues(name, "refused"), m.logins.WithLabelValues(name, "failed")
+	return &sqlrotate.Trace{Login: func(l sqlrotate.LoginInfo) {
+		outcome := ok
+		switch {
+		case l.Refused:
+			outcome = refused
+		case l.Err != nil:
+			outcome = failed
+		}
+		outcome.Observe(l.Took.Seconds())
+	}}
+}
+
+// AddFile has src collected, with name in the label source. Give it the name of the
+// connector that it serves, if it serves one: the alert on a file that arrives later than
+// Window.Lag allows for goes by that. It is an error if the collector has another source of
+// that name.
+func (m *Collector) AddFile(name string, src *sqlrotate.FileSource) error {
+	return m.addFile(name, src.Status)
+}
+
+func (m *Collector) addFile(name string, status func() sqlrotate.FileStatus) error {
+	return m.addSource(&source{name, func(s *samples) { s.file(name, status()) }})
+}
+
+// AddCache has src collected, as AddFile has a file.
+func (m *Collector) AddCache(name string, src *sqlrotate.CachedSource) error {
+	return m.addCache(name, src.Status)
+}
+
+func (m *Collector) addCache(name string, status func() sqlrotate.CacheStatus) error {
+	return m.addSource(&source{name, func(s *samples) { s.cache(name, status()) }})
+}
+
+// AddSource has what status returns collected, as AddFile has a file. It is called by each
+// scrape and must return at once. For a source of vaultsource:
+//
+//	metrics.AddSource("vault", func() prometheus.SourceStatus {
+//		st := src.Status()
+//		return prometheus.SourceStatus{
+//			ReadAt: st.ReadAt, Reads: st.Reads, RenewedAt: st.RenewedAt, EndsAt: st.NotAfter,
+//			FailingSince: st.FailingSince, Failures: st.Failures,
+//		}
+//	})
+//
+// A cache in front of it is a source of its own, with another name.
+func (m *Collector) AddSource(name string, status func() SourceStatus) error {
+	return m.addSource(&source{name, func(s *samples) { s.source(name, status()) }})
+}
+
+func (m *Collector) addSource(src *source) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slices.ContainsFunc(m.sources, func(other *source) bool { return other.name == src.name }) {
+		return fmt.Errorf("sqlrotate: there is a source %q in this collector", src.name)
+	}
+	m.sources = append(m.sources, src)
+	return nil
+}
+
+// RemoveConnector has the connector of that name collected no longer, its logins included.
+func (m *Collector) RemoveConnector(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.connectors = slices.DeleteFunc(m.connectors, func(c *connector) bool { return c.name == name })
+	m.logins.DeletePartialMatch(prometheus.Labels{"connector": name})
+}
+
+// RemoveSource has the source of that name collected no longer.
+func (m *Collector) RemoveSource(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sources = slices.DeleteFunc(m.sources, func(s *source) bool { return s.name == name })
+}
+
+// Describe implements [prometheus.Collector].
+func (m *Collector) Describe(ch chan<- *prometheus.Desc) {
+	m.logins.Describe(ch)
+	for _, d := range all() {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (m *Collector) Collect(ch chan<- prometheus.Metric) {
+	m.mu.Lock()
+	connectors, sources := slices.Clone(m.connectors), slices.Clone(m.sources)
+	m.mu.Unlock()
+	m.logins.Collect(ch)
+	// A connector asks its source how it is, and may have to wait for the answer: they
+	// wait together.
+	problems := make([][]sqlrotate.Problem, len(connectors))
+	var asked sync.WaitGroup
+	for i, c := range connectors {
+		asked.Go(func() { problems[i] = c.c.Problems() })
+	}
+	s := &samples{ch: ch}
+	for _, src := range sources {
+		src.collect(s)
+	}
+	for _, c := range connectors {
+		s.connector(c.name, c.c.Stats())
+	}
+	asked.Wait()
+	for i, c := range connectors {
+		s.problems(c.name, problems[i])
+	}
+}
