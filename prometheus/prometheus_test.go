@@ -48,49 +48,49 @@ func (refusal) SQLState() string { return "28P01" }
 
 // open returns a connector that has the login "app" with the password "s3cret", and is
 // collected.
-func open(t testing.TB, m *Collector, name string, o opener) *sql.DB {
-	t.Helper()
+func open(tb testing.TB, m *Collector, name string, o opener) *sql.DB {
+	tb.Helper()
 	c, err := sqlrotate.New(sqlrotate.Config{
 		Name: name, Source: sqlrotate.StaticSource(sqlrotate.Credential{Username: "app", Password: sqlrotate.NewSecret("s3cret")}),
 		Opener: o, Window: sqlrotate.Window{Overlap: time.Hour}, Logger: slog.New(slog.DiscardHandler), Trace: m.Trace(name),
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := m.AddConnector(name, c); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	db := sqlrotate.OpenDB(c)
-	t.Cleanup(func() { _ = db.Close() })
+	tb.Cleanup(func() { _ = db.Close() })
 	return db
 }
 
-func registry(t testing.TB, m *Collector) *prometheus.Registry {
-	t.Helper()
+func registry(tb testing.TB, m *Collector) *prometheus.Registry {
+	tb.Helper()
 	r := prometheus.NewPedanticRegistry()
 	if err := r.Register(m); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }
 
 // text is what a scrape gets.
-func text(t testing.TB, r *prometheus.Registry) string {
-	t.Helper()
+func text(tb testing.TB, r *prometheus.Registry) string {
+	tb.Helper()
 	families, err := r.Gather()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return encode(t, families)
+	return encode(tb, families)
 }
 
-func encode(t testing.TB, families []*dto.MetricFamily) string {
-	t.Helper()
+func encode(tb testing.TB, families []*dto.MetricFamily) string {
+	tb.Helper()
 	var b bytes.Buffer
 	e := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
 	for _, f := range families {
 		if err := e.Encode(f); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	return b.String()
