@@ -20,11 +20,11 @@ DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify githu
 # What each of these does, in this order.
 LINT_STEPS        = format vet golangci modules clone standalone fetch-check cross
 SOAK_STEPS        = soak-tests soak-simulator soak-difftest fuzz mutate
-INTEGRATION_STEPS = demo-short difftest vault integration-lint integration-vault integration-kubelet integration-containers
+INTEGRATION_STEPS = demo-short difftest vault integration-lint integration-alerts integration-vault integration-kubelet integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
 DIFFTEST    = internal/credfile/difftest
-INTEGRATION = $(DIFFTEST) integration integration/kubelet integration/containers
+INTEGRATION = $(DIFFTEST) integration integration/alerts integration/kubelet integration/containers
 
 VAULT_VERSION = $(shell cd integration/vaultbin && GOWORK=off go list -m -f '{{.Version}}' github.com/hashicorp/vault | tr -d v)
 VAULT = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sqlrotate/vault-$(VAULT_VERSION)
@@ -72,7 +72,7 @@ lint: need-compiler tools ## formats, linters, the modules' files, and the root 
 soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, the simulator, and all fuzz tests for as long together; mutants of the rules
 	$(call each,$(SOAK_STEPS))
 
-integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, containers, and the kubelet's writer
+integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, promtool, containers, and the kubelet's writer
 	$(call each,$(INTEGRATION_STEPS))
 
 soak-tests:
@@ -115,7 +115,7 @@ need-test:
 	@internal/setup.sh go.work postgres compiler
 
 need-integration:
-	@internal/setup.sh go.work integration/kubelet/go.mod postgres compiler docker pgbouncer
+	@internal/setup.sh go.work integration/kubelet/go.mod postgres compiler docker pgbouncer promtool
 
 tools: bin/golangci-lint
 
@@ -199,6 +199,9 @@ integration-lint:
 # What is read of files is what others read, and what was written.
 difftest:
 	cd $(DIFFTEST) && GOWORK=off $(RETEST_FAST) -timeout=30m ./...
+
+integration-alerts:
+	cd integration/alerts && GOWORK=off $(RETEST) -timeout=10m ./...
 
 integration-vault:
 	cd integration && GOWORK=off $(RETEST) -timeout=30m ./...

@@ -53,6 +53,53 @@ func TestFormatsAreAsDocumented(t *testing.T) {
 	}
 }
 
+// Each alert has a page in docs/runbook.md that says what it takes, its severity included,
+// and is in both files.
+func TestAlertsHaveARunbook(t *testing.T) {
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.FromSlash(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.ReplaceAll(string(text), "\r\n", "\n")
+	}
+	rules := read("examples/prometheus/rules.yaml")
+	_, groups, _ := strings.Cut(rules, "\ngroups:\n")
+	_, spec, _ := strings.Cut(read("examples/prometheus/prometheusrule.yaml"), "\nspec:\n  groups:\n")
+	if indented := regexp.MustCompile("(?m)^(.)").ReplaceAllString(groups, "  $1"); groups == "" || spec != indented {
+		t.Error("prometheusrule.yaml has other rules than rules.yaml")
+	}
+	pages := map[string]string{}
+	for _, page := range strings.Split(read("docs/runbook.md"), "\n## ")[1:] {
+		title, body, _ := strings.Cut(page, "\n")
+		pages[title] = body
+	}
+	for _, rule := range strings.Split(rules, "- alert: ")[1:] {
+		alert, body, _ := strings.Cut(rule, "\n")
+		page, ok := pages[alert]
+		if !ok {
+			t.Errorf("%s has no page", alert)
+			continue
+		}
+		delete(pages, alert)
+		severity := regexp.MustCompile("severity: (.*)").FindStringSubmatch(body)
+		if severity == nil || !strings.HasPrefix(strings.TrimSpace(page), severity[1]+",") {
+			t.Errorf("the page of %s doesn't begin with its severity, %v", alert, severity)
+		}
+		if !strings.Contains(body, "docs/runbook.md#"+strings.ToLower(alert)+"\n") {
+			t.Errorf("%s doesn't lead to its page", alert)
+		}
+		for _, part := range []string{"**You see**", "**It means**", "**Do**", "**It is over**"} {
+			if !strings.Contains(page, part) {
+				t.Errorf("the page of %s lacks %s", alert, part)
+			}
+		}
+	}
+	for alert := range pages {
+		t.Errorf("there is no alert %s", alert)
+	}
+}
+
 // documentedSamples reads the fenced blocks of body, with the format named and not.
 func documentedSamples(t *testing.T, body string, format sqlrotate.Format) {
 	t.Helper()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sees to what a target of the Makefile needs:
 #
-#	internal/setup.sh [GO.MOD...] [postgres] [compiler] [docker] [pgbouncer]
+#	internal/setup.sh [GO.MOD...] [postgres] [compiler] [docker] [pgbouncer] [promtool]
 #
 # Go is for the user to install: it is checked against each go.mod or go.work that
 # is named, first. What else is missing is named in one line, before it is installed
@@ -57,6 +57,8 @@ has_docker() {
 # has_pgbouncer looks where Debian puts it, too, which isn't in everybody's PATH.
 has_pgbouncer() { command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; }
 
+has_promtool() { command -v promtool >/dev/null; }
+
 needs=
 missing=
 packages=
@@ -80,6 +82,7 @@ for need; do
 	compiler) has_compiler || lack compiler "a C compiler (for the race detector)" "gcc libc6-dev" ;;
 	docker) has_docker || lack docker Docker docker.io ;;
 	pgbouncer) has_pgbouncer || lack pgbouncer PgBouncer pgbouncer ;;
+	promtool) has_promtool || lack promtool promtool prometheus ;;
 	*)
 		say "setup.sh knows no $need"
 		exit 2

@@ -1,0 +1,391 @@
+package alerts
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	client "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/sqlrotate/sqlrotate"
+	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+	"github.com/sqlrotate/sqlrotate/prometheus"
+)
+
+// A minute of the rules is two seconds here.
+const (
+	scale    = 30
+	every    = 200 * time.Millisecond
+	interval = scale * every
+	patience = 30 * time.Second
+)
+
+// Each fault is made and mended under load, and what the collector says all the while is
+// played to the rules.
+func TestFaults(t *testing.T) {
+	if _, err := exec.LookPath("promtool"); err != nil {
+		t.Fatal("promtool is needed; Debian has it in the package prometheus: ", err)
+	}
+	server := pgtest.New(t, pgtest.Options{})
+	for i, fault := range []struct {
+		name string
+		play func(a *app)
+	}{
+		{"what is written is no credential", notLoaded},
+		{"the watcher is dead", notChecked},
+		{"the file is gone", sourceFails},
+		{"the new role is not there yet", refused},
+		{"the role in use is dropped", roleDead},
+		{"a connection is in use for too long", heldTooLong},
+		{"no successor comes", overdue},
+		{"the file arrives later than is meant", late},
+	} {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			a := &app{T: t, name: fmt.Sprintf("fault%d", i), server: server, path: filepath.Join(t.TempDir(), "creds.json"), recording: &Recording{Scale: scale, Interval: interval}}
+			fault.play(a)
+			a.play()
+		})
+	}
+}
+
+// An app is a process with a pool, as far as its metrics show.
+type app struct {
+	*testing.T
+	server    *pgtest.Server
+	path      string
+	name      string // its roles begin with it
+	roles     int
+	role      string
+	src       *sqlrotate.FileSource
+	connector *sqlrotate.Connector
+	db        *sql.DB
+	scrapes   http.Handler
+	stop      func()
+	failed    atomic.Int64
+	recording *Recording
+	expect    []Expectation
+}
+
+func (a *app) must(err error) {
+	a.Helper()
+	if err != nil {
+		a.Fatal(err)
+	}
+}
+
+// newRole makes a role that can log in.
+func (a *app) newRole() string {
+	a.roles++
+	a.role = fmt.Sprintf("%s_%d", a.name, a.roles)
+	a.must(a.server.CreateRole(a.Context(), a.role, "s3cret"))
+	return a.role
+}
+
+func content(role string) string {
+	return fmt.Sprintf(`{"username":%q,"password":"s3cret"}`, role)
+}
+
+func ending(role string, in time.Duration) string {
+	return fmt.Sprintf(`{"username":%q,"password":"s3cret","expires_at":%q}`, role, time.Now().Add(in).Format(time.RFC3339Nano))
+}
+
+// replace puts a file in place as a whole.
+func (a *app) replace(text string) {
+	a.Helper()
+	a.must(os.WriteFile(a.path+".new", []byte(text), 0o600))
+	a.must(os.Rename(a.path+".new", a.path))
+}
+
+// start starts it, with queries all the time.
+func (a *app) start(adjust func(*sqlrotate.Config, *sqlrotate.FileOptions)) {
+	a.Helper()
+	quiet := slog.New(slog.DiscardHandler)
+	opt := sqlrotate.FileOptions{Poll: 50 * time.Millisecond, Logger: quiet}
+	cfg := sqlrotate.Config{
+		Name: "orders", Window: sqlrotate.Window{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: time.Second}, DrainTime: time.Second, RoleCheck: 200 * time.Millisecond, Logger: quiet,
+	}
+	metrics := prometheus.NewCollector()
+	cfg.Trace = metrics.Trace(cfg.Name)
+	if adjust != nil {
+		adjust(&cfg, &opt)
+	}
+	var err error
+	a.src, err = sqlrotate.NewFileSource(a.path, opt)
+	a.must(err)
+	cfg.Source = a.src
+	cfg.Opener, err = sqlrotate.LibPQ(a.server.DSN())
+	a.must(err)
+	c, err := sqlrotate.New(cfg)
+	a.connector = c
+	a.must(err)
+	a.db = sqlrotate.OpenDB(c)
+	a.db.SetMaxOpenConns(3)
+	a.must(errors.Join(metrics.AddConnector(cfg.Name, c), metrics.AddFile(cfg.Name, a.src), a.db.PingContext(a.Context())))
+	registry := client.NewPedanticRegistry()
+	registry.MustRegister(metrics)
+	a.scrapes = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+
+	ctx, cancel := context.WithCancel(a.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for tick := time.NewTicker(20 * time.Millisecond); ctx.Err() == nil; {
+			if _, err := a.db.ExecContext(ctx, "select current_user"); err != nil && ctx.Err() == nil {
+				a.failed.Add(1)
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	db, src := a.db, a.src
+	a.stop = func() {
+		cancel()
+		<-done
+		a.must(errors.Join(db.Close(), c.Close(), ignoreClosed(src.Close())))
+	}
+	a.Cleanup(func() { a.stop() })
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// scrape scrapes for so long, as the rules have it, and then until the last scrape says
+// what is wanted.
+func (a *app) scrape(d time.Duration, until func() bool) {
+	a.Helper()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	began := time.Now()
+	for {
+		<-tick.C
+		at := time.Now()
+		answer := httptest.NewRecorder()
+		a.scrapes.ServeHTTP(answer, httptest.NewRequestWithContext(a.Context(), http.MethodGet, "/metrics", nil))
+		if answer.Code != http.StatusOK {
+			a.Fatal(answer.Body)
+		}
+		a.must(a.recording.Add(at, answer.Body))
+		switch took := time.Since(began); {
+		case scale*took >= d && (until == nil || until()):
+			return
+		case scale*took > d && took > patience:
+			a.Fatalf("after %v it is still not as it should be", took)
+		}
+	}
+}
+
+// now expects of the last scrape that alert fires, or doesn't.
+func (a *app) now(fires bool, alerts ...string) { a.at(a.recording.Len()-1, fires, alerts...) }
+
+func (a *app) at(scrape int, fires bool, alerts ...string) {
+	for _, alert := range alerts {
+		a.expect = append(a.expect, Expectation{alert, scrape, fires})
+	}
+}
+
+// in expects that an alert that waits for a minute fires 100 s after then, and not in the
+// first 24 s.
+func (a *app) in(then time.Time, alert string) {
+	a.Helper()
+	for _, x := range []struct {
+		after time.Duration
+		fires bool
+	}{{0, false}, {24 * time.Second, false}, {100 * time.Second, true}} {
+		scrape, ok := a.recording.Since(then, x.after)
+		if !ok {
+			a.Fatalf("nothing was recorded %v after the fault", x.after)
+		}
+		a.at(scrape, x.fires, alert)
+	}
+}
+
+// unharmed fails the test if a query has failed.
+func (a *app) unharmed() {
+	a.Helper()
+	if n := a.failed.Load(); n > 0 {
+		a.Errorf("%d queries failed", n)
+	}
+}
+
+// works says that the file's login is in use and has proven itself.
+func (a *app) works() bool {
+	v := a.connector.Stats().Versions[0]
+	return v.Username == a.role && v.Proven && v.RefusedSince.IsZero()
+}
+
+// play has promtool say whether the rules do what is expected.
+func (a *app) play() {
+	a.Helper()
+	rules, err := filepath.Abs("../../examples/prometheus/rules.yaml")
+	a.must(err)
+	name := filepath.Join(a.TempDir(), "test.yaml")
+	f, err := os.Create(name)
+	a.must(err)
+	a.must(errors.Join(a.recording.Write(f, rules, a.expect), f.Close()))
+	out, err := exec.CommandContext(a.Context(), "promtool", "test", "rules", name).CombinedOutput()
+	if err != nil {
+		text, _ := os.ReadFile(name)
+		a.Errorf("%v\n%s\nof\n%s", err, out, text)
+	}
+}
+
+const (
+	minute  = time.Minute
+	settled = 45 * time.Second
+)
+
+// healthy starts the app and records that the alerts are quiet.
+func (a *app) healthy(alerts ...string) {
+	a.Helper()
+	a.replace(content(a.newRole()))
+	a.start(nil)
+	a.scrape(settled, nil)
+	a.now(false, alerts...)
+}
+
+func notLoaded(a *app) {
+	const alert = "SqlrotateFileNotLoaded"
+	a.healthy(alert)
+	a.replace(`{"username":"app"`)
+	fault := time.Now()
+	a.scrape(2*minute, nil)
+	a.in(fault, alert)
+	a.replace(content(a.newRole()))
+	a.scrape(settled, a.works)
+	a.now(false, alert)
+	a.unharmed()
+}
+
+func notChecked(a *app) {
+	const alert = "SqlrotateFileNotChecked"
+	a.healthy(alert)
+	a.must(a.src.Close())
+	fault := time.Now()
+	a.replace(content(a.newRole())) // nobody sees it
+	a.scrape(2*minute, nil)
+	a.in(fault, alert)
+	a.unharmed()
+	a.stop()
+	a.start(nil)
+	a.scrape(settled, a.works)
+	a.now(false, alert)
+	a.unharmed()
+}
+
+func sourceFails(a *app) {
+	const alert = "SqlrotateSourceFailing"
+	a.healthy(alert)
+	a.must(os.Remove(a.path))
+	fault := time.Now()
+	a.scrape(2*minute, nil)
+	a.in(fault, alert)
+	a.replace(content(a.newRole()))
+	a.scrape(settled, a.works)
+	a.now(false, alert)
+	a.unharmed()
+}
+
+func refused(a *app) {
+	const alert = "SqlrotateCredentialRefused"
+	a.healthy(alert)
+	next := "next_" + a.role
+	a.replace(content(next))
+	fault := time.Now()
+	a.scrape(2*minute, nil)
+	a.in(fault, alert)
+	a.must(a.server.CreateRole(a.Context(), next, "s3cret"))
+	a.role = next
+	a.scrape(settled, a.works)
+	a.now(false, alert)
+	a.unharmed()
+}
+
+func roleDead(a *app) {
+	const dead, stuck = "SqlrotateRoleInUseDead", "SqlrotateCannotConnect"
+	a.healthy(dead, stuck)
+	a.must(a.server.RevokeRole(a.Context(), a.role))
+	a.scrape(0, func() bool { return a.failed.Load() > 0 })
+	a.scrape(3*minute, nil)
+	a.now(true, dead, stuck)
+	a.replace(content(a.newRole()))
+	a.scrape(settled, a.works)
+	a.now(false, dead, stuck)
+}
+
+// heldTooLong is two alerts: one before the connection is cut off, and one after it.
+func heldTooLong(a *app) {
+	const near, cut = "SqlrotateOldConnectionsNearEnd", "SqlrotateConnectionsCutOff"
+	const overlap = 4 * time.Second
+	a.replace(content(a.newRole()))
+	a.start(func(cfg *sqlrotate.Config, _ *sqlrotate.FileOptions) {
+		cfg.Window = sqlrotate.Window{Overlap: overlap, Lag: 100 * time.Millisecond, MaxInUse: 500 * time.Millisecond}
+	})
+	conn, err := a.db.Conn(a.Context())
+	a.must(err)
+	defer func() { _ = conn.Close() }()
+	a.scrape(settled, nil)
+	a.now(false, near, cut)
+	a.replace(content(a.newRole()))
+	fault := time.Now()
+	a.scrape(settled, a.works)
+	a.now(false, near, cut)
+	a.scrape(0, func() bool { return time.Since(fault) > overlap-300*time.Millisecond })
+	a.now(true, near)
+	a.now(false, cut)
+	a.scrape(settled, func() bool { return conn.PingContext(a.Context()) != nil })
+	a.now(false, near)
+	a.now(true, cut)
+	a.scrape(6*minute, nil)
+	a.now(false, near, cut)
+	a.unharmed()
+}
+
+func overdue(a *app) {
+	const alert = "SqlrotateSuccessorOverdue"
+	a.replace(ending(a.newRole(), 8*time.Second))
+	a.start(nil)
+	a.scrape(settled, nil)
+	a.now(false, alert)
+	a.scrape(0, func() bool { return !a.src.Status().LoadedAt.Add(7500 * time.Millisecond).After(time.Now()) })
+	a.now(true, alert)
+	a.replace(content(a.newRole()))
+	a.scrape(settled, a.works)
+	a.now(false, alert)
+}
+
+func late(a *app) {
+	const alert = "SqlrotateWindowTooSmall"
+	a.replace(content(a.newRole()))
+	a.start(func(cfg *sqlrotate.Config, opt *sqlrotate.FileOptions) {
+		cfg.Window.Lag, opt.Settle = 500*time.Millisecond, 1500*time.Millisecond
+	})
+	a.scrape(settled, nil)
+	a.now(false, alert)
+	// A bare login that is written in place is believed when it has been left alone.
+	a.must(os.WriteFile(a.path, []byte("username="+a.newRole()+"\npassword=s3cret\n"), 0o600))
+	a.scrape(settled, a.works)
+	a.scrape(settled, nil)
+	a.now(true, alert)
+	a.replace(content(a.newRole()))
+	a.scrape(settled, a.works)
+	a.scrape(settled, nil)
+	a.now(false, alert)
+	a.unharmed()
+}
