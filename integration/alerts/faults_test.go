@@ -359,11 +359,12 @@ func heldTooLong(a *app) {
 
 func overdue(a *app) {
 	const alert = "SqlrotateSuccessorOverdue"
-	a.replace(ending(a.newRole(), 8*time.Second))
+	a.replace(ending(a.newRole(), 12*time.Second))
 	a.start(nil)
-	a.scrape(settled, nil)
+	loaded := a.src.Status().LoadedAt // the last quarter begins 9 s after it
+	a.scrape(0, func() bool { return time.Since(loaded) > 7*time.Second })
 	a.now(false, alert)
-	a.scrape(0, func() bool { return !a.src.Status().LoadedAt.Add(7500 * time.Millisecond).After(time.Now()) })
+	a.scrape(0, func() bool { return time.Since(loaded) > 11*time.Second })
 	a.now(true, alert)
 	a.replace(content(a.newRole()))
 	a.scrape(settled, a.works)
