@@ -248,14 +248,14 @@ func describe(name string, c connector, rotations []Rotation) Connector {
 
 func file(st sqlrotate.FileStatus) Source {
 	return Source{
-		Kind: "file", Path: st.Path, Username: st.Username, LoadedAt: st.LoadedAt.UTC(), CheckedAt: st.CheckedAt.UTC(), ModifiedAt: st.ModTime.UTC(),
-		Divergence: string(st.Divergence), DivergedSince: st.DivergedSince.UTC(), FailingSince: st.FailingSince.UTC(), Failures: st.Failures, Err: said(st.Err),
+		Kind: "file", Path: st.Path, Format: string(st.Format), Username: st.Username, LoadedAt: st.LoadedAt.UTC(), CheckedAt: st.CheckedAt.UTC(), ModifiedAt: st.ModTime.UTC(),
+		Divergence: string(st.Divergence), DivergedSince: st.DivergedSince.UTC(), Reads: st.Reads, FailedReads: st.FailedReads, Loads: st.Loads, FailingSince: st.FailingSince.UTC(), Failures: st.Failures, Err: said(st.Err),
 	}
 }
 
 func cache(st sqlrotate.CacheStatus) Source {
 	return Source{
-		Kind: "cache", Username: st.Username, LoadedAt: st.FetchedAt.UTC(), NextAt: st.NextFetchAt.UTC(), EndsAt: st.NotAfter.UTC(),
+		Kind: "cache", Reads: st.Fetches, Username: st.Username, LoadedAt: st.FetchedAt.UTC(), NextAt: st.NextFetchAt.UTC(), EndsAt: st.NotAfter.UTC(),
 		FailingSince: st.FailingSince.UTC(), Failures: st.Failures, Err: said(st.Err),
 	}
 }

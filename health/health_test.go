@@ -266,7 +266,7 @@ func TestSourcesAreTold(t *testing.T) {
 	if a.page.AddCache("creds", cached) == nil || a.page.AddConnector("orders", a.c) == nil {
 		t.Error("two of one name")
 	}
-	a.says("file creds ("+path+`): user "app", loaded`, "cache cache: ", "window: no overlap; a connection lives no limit")
+	a.says("file creds ("+path+` json): user "app", `, "cache cache: ", "window: no overlap; a connection lives no limit")
 	if err := os.WriteFile(path, []byte(`{"username":"app","password":"`+password), 0o600); err != nil {
 		t.Fatal(err)
 	}

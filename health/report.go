@@ -93,7 +93,11 @@ type Source struct {
 	Name          string    `json:"name"`
 	Kind          string    `json:"kind"`
 	Path          string    `json:"path,omitempty"`
+	Format        string    `json:"format,omitempty"`
 	Username      string    `json:"username"`
+	Reads         uint64    `json:"reads"`
+	FailedReads   uint64    `json:"failed_reads"` // of a file
+	Loads         uint64    `json:"loads"`        // of a file
 	LoadedAt      time.Time `json:"loaded_at,omitzero"`
 	CheckedAt     time.Time `json:"checked_at,omitzero"`
 	ModifiedAt    time.Time `json:"modified_at,omitzero"`
@@ -210,7 +214,7 @@ func (t *text) window(w Window) {
 
 func (t *text) source(s Source) {
 	t.line("")
-	t.line("%s %s%s: user %q%s%s%s%s%s", s.Kind, s.Name, in(s.Path), s.Username,
+	t.line("%s %s%s: user %q, %d reads%s%s%s%s%s", s.Kind, s.Name, in(strings.TrimSpace(s.Path+" "+s.Format)), s.Username, s.Reads,
 		t.since("loaded", s.LoadedAt), t.since("checked", s.CheckedAt), t.since("modified", s.ModifiedAt), t.since("next fetch", s.NextAt), t.since("end", s.EndsAt))
 	if s.Divergence != "" {
 		t.line("  differs from what is loaded: %s%s", s.Divergence, t.since("began", s.DivergedSince))
@@ -220,9 +224,9 @@ func (t *text) source(s Source) {
 	}
 }
 
-func in(path string) string {
-	if path == "" {
+func in(what string) string {
+	if what == "" {
 		return ""
 	}
-	return " (" + path + ")"
+	return " (" + what + ")"
 }

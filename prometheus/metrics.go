@@ -12,9 +12,9 @@ import (
 
 // A metric is what all series of one name have in common.
 type metric struct {
-	desc    *prometheus.Desc
-	counter bool
-	labels  []string // sorted by name
+	desc   *prometheus.Desc
+	counts bool     // else it is a gauge
+	labels []string // sorted by name
 }
 
 //nolint:gochecknoglobals // they don't change
@@ -57,6 +57,10 @@ var (
 	fileLoaded   = gauge("file_loaded_timestamp_seconds", "When the credential in use was loaded.", "source")
 	fileModified = gauge("file_modified_timestamp_seconds", "When the file was last modified, as the disk has it.", "source")
 	fileDiverged = gauge("file_diverged_since_timestamp_seconds", "Since when the disk has something else than what is loaded, by how. There is none if it doesn't.", "divergence", "source")
+	fileReads    = counter("file_reads_total", "Looks at the file, by what came of them.", "outcome", "source")
+	fileLoads    = counter("file_loads_total", "Credentials that were loaded from the file.", "source")
+	fileReplaced = gauge("file_replaced_since_timestamp_seconds", "Since when another file has been in the place of the one that is mounted, which never shows it. There is none if that isn't so.", "source")
+	fileMoved    = gauge("file_elsewhere_since_timestamp_seconds", "Since when the file has named another server than at first. There is none if it doesn't.", "source")
 	fileEvents   = gauge("file_events", "1 if the file system's events arrive; polling goes on without.", "source")
 
 	sourceFailures = gauge("source_failures", "Reads that failed since the last good one.", "source")
@@ -77,7 +81,7 @@ func gauge(name, help string, labels ...string) *metric {
 
 func counter(name, help string, labels ...string) *metric {
 	m := gauge(name, help, labels...)
-	m.counter = true
+	m.counts = true
 	return m
 }
 
@@ -87,7 +91,7 @@ func all() []*prometheus.Desc {
 		connections, oldest, credentialInfo, credentialSeen, credentialEnd, proven, refusedSince, nextAttempt, successorDue, rotations, logins, lastLogin,
 		fallbacks, connectFailures, waits, waitTime, waiting, closed, outlived, spares, drainSince, drainUntil, drainLeft, drains, lastDrain,
 		sourceRead, sourceErrors, readFailing, window, dropped, problem, canConnect,
-		fileInfo, fileChecked, fileLoaded, fileModified, fileDiverged, fileEvents,
+		fileInfo, fileChecked, fileLoaded, fileModified, fileDiverged, fileReads, fileLoads, fileReplaced, fileMoved, fileEvents,
 		sourceFailures, failingSince, fetched, fetches, fetchingSince, nextFetch, hanging, sourceEnd, sourceRefused, renewed,
 	} {
 		descs = append(descs, m.desc)
@@ -95,12 +99,19 @@ func all() []*prometheus.Desc {
 	return descs
 }
 
-// A sample is one series of a scrape. client_golang's own const metrics do the same, with
-// checks that cost more than all the rest of a scrape of many connectors.
+// maxLabels is how many labels a series has at the most.
+const maxLabels = 3
+
+// A sample is one series of a scrape, with all that client_golang wants of it in one piece.
+// Its own const metrics cost more than all the rest of a scrape of many connectors.
 type sample struct {
 	*metric
-	values []string
-	value  float64
+	value   float64
+	values  [maxLabels]string
+	pairs   [maxLabels]dto.LabelPair
+	label   [maxLabels]*dto.LabelPair
+	gauge   dto.Gauge
+	counter dto.Counter
 }
 
 // Desc implements prometheus.Metric.
@@ -108,16 +119,12 @@ func (s *sample) Desc() *prometheus.Desc { return s.desc }
 
 // Write implements prometheus.Metric.
 func (s *sample) Write(out *dto.Metric) error {
-	pairs := make([]dto.LabelPair, len(s.values))
-	out.Label = make([]*dto.LabelPair, len(s.values))
-	for i := range pairs {
-		pairs[i].Name, pairs[i].Value = &s.labels[i], &s.values[i]
-		out.Label[i] = &pairs[i]
-	}
-	if s.counter {
-		out.Counter = &dto.Counter{Value: &s.value}
+	n := len(s.labels)
+	out.Label = s.label[:n:n] // who adds a label makes a copy
+	if s.counts {
+		out.Counter = &s.counter
 	} else {
-		out.Gauge = &dto.Gauge{Value: &s.value}
+		out.Gauge = &s.gauge
 	}
 	return nil
 }
@@ -126,10 +133,14 @@ func (s *sample) Write(out *dto.Metric) error {
 type samples struct{ ch chan<- prometheus.Metric }
 
 func (s *samples) set(m *metric, value float64, labels ...string) {
+	one := &sample{metric: m, value: value}
+	one.gauge.Value, one.counter.Value = &one.value, &one.value
 	for i, label := range labels {
-		labels[i] = strings.ToValidUTF8(label, "\uFFFD") // or the whole scrape would fail
+		one.values[i] = strings.ToValidUTF8(label, "\uFFFD") // or the whole scrape would fail
+		one.pairs[i].Name, one.pairs[i].Value = &m.labels[i], &one.values[i]
+		one.label[i] = &one.pairs[i]
 	}
-	s.ch <- &sample{m, labels, value}
+	s.ch <- one
 }
 
 // at sets a moment, unless it is zero.
@@ -258,6 +269,11 @@ func (s *samples) file(name string, st sqlrotate.FileStatus) {
 	if st.Divergence != sqlrotate.DivergedNot {
 		s.at(fileDiverged, st.DivergedSince, string(st.Divergence), name)
 	}
+	s.set(fileReads, float64(st.Reads-st.FailedReads), "ok", name)
+	s.set(fileReads, float64(st.FailedReads), "failed", name)
+	s.set(fileLoads, float64(st.Loads), name)
+	s.at(fileReplaced, st.ReplacedSince, name)
+	s.at(fileMoved, st.MovedSince, name)
 	s.is(fileEvents, st.Events, name)
 	s.fails(name, st.FailingSince, st.Failures)
 }

@@ -44,6 +44,7 @@ func TestFaults(t *testing.T) {
 		{"what is written is no credential", notLoaded},
 		{"the watcher is dead", notChecked},
 		{"the file is gone", sourceFails},
+		{"nobody writes the file any more", neglected},
 		{"the new role is not there yet", refused},
 		{"the role in use is dropped", roleDead},
 		{"a connection is in use for too long", heldTooLong},
@@ -296,6 +297,23 @@ func sourceFails(a *app) {
 	fault := time.Now()
 	a.scrape(2*minute, nil)
 	a.in(fault, alert)
+	a.replace(content(a.newRole()))
+	a.scrape(settled, a.works)
+	a.now(false, alert)
+	a.unharmed()
+}
+
+func neglected(a *app) {
+	const alert = "SqlrotateSourceUnwell"
+	const maxAge = 3 * time.Second
+	a.replace(content(a.newRole()))
+	a.start(func(_ *sqlrotate.Config, opt *sqlrotate.FileOptions) { opt.MaxAge = maxAge })
+	a.scrape(settled, nil)
+	a.now(false, alert)
+	late := time.Now().Add(maxAge - a.src.Status().UnchangedFor)
+	a.scrape(0, func() bool { return time.Now().After(late) })
+	a.scrape(2*minute, nil)
+	a.in(late, alert)
 	a.replace(content(a.newRole()))
 	a.scrape(settled, a.works)
 	a.now(false, alert)
