@@ -12,7 +12,7 @@ require (
 	github.com/prometheus/client_model v0.6.2
 	github.com/prometheus/common v0.66.1
 	github.com/sqlrotate/sqlrotate v0.1.0
-	github.com/sqlrotate/sqlrotate/prometheus v0.0.0-00010101000000-000000000000
+	github.com/sqlrotate/sqlrotate/prometheus v0.1.0
 )
 
 require (
