@@ -46,16 +46,11 @@ func compiles(t *testing.T, source string) {
 	if _, err := format.Source([]byte(source)); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp(".", "testdata-docs-")
-	if err != nil {
+	name := filepath.Join(t.TempDir(), "docs.go")
+	if err := os.WriteFile(name, []byte(strings.Replace(source, "package main", "package docs", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	source = strings.Replace(source, "package main", "package docs", 1)
-	if err := os.WriteFile(filepath.Join(dir, "docs.go"), []byte(source), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", "vet", "./"+dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "vet", name).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
