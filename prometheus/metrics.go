@@ -160,9 +160,7 @@ func (s *samples) is(m *metric, yes bool, labels ...string) {
 
 func (s *samples) connector(name string, st sqlrotate.Stats) {
 	s.versions(name, st.Versions)
-	if !st.SuccessorDueAt.IsZero() {
-		s.at(successorDue, st.SuccessorDueAt, name)
-	}
+	s.at(successorDue, st.SuccessorDueAt, name)
 	s.at(nextAttempt, st.NextAttemptAt, name)
 	s.set(rotations, float64(st.Rotations), name)
 	s.set(logins, float64(st.Logins), name, "ok")
@@ -213,7 +211,7 @@ func (s *samples) window(name string, w sqlrotate.WindowStats) {
 }
 
 // versions folds all versions but the latest two into one. Each of the three has its
-// number of connections, be it 0, so that a series doesn't end with a number that isn't.
+// number of connections, be it 0: a query for those that are left needn't do with nothing.
 func (s *samples) versions(name string, all []sqlrotate.VersionStats) {
 	folded := make([]sqlrotate.VersionStats, 3)
 	for i, v := range all {
