@@ -46,6 +46,7 @@ func TestSoakWhatIsReadIsWhatWasWritten(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, uint64(n)))
 				// In turn with the others: as many run at once as there are processors.
 				share := time.Until(end) / time.Duration((len(writers())-n+1)/2+1)
+				s.run(r, 1000) // however late it is
 				for last := time.Now().Add(share); time.Now().Before(last); {
 					s.run(r, 1000)
 				}
