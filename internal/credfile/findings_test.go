@@ -30,6 +30,8 @@ func TestWhatWasReadWronglyIsRefused(t *testing.T) {
 		{FormatYAML, "username: |-\n    a\npassword: |-\n    a\u2029    a\n", "U+2029 ends a line in YAML 1.1 only"},
 		{FormatYAML, "username: aaaaa\npassword: |-\n a ", "goccy trims a blank at the end"},
 		{FormatYAML, "username: aaaaa\npassword: >-\n a ", "the same, folded"},
+		{FormatYAML, "username: a\npassword: |-\n a\n  ", "yaml.v3 keeps the last line and its blank"},
+		{FormatYAML, "username: a\npassword: |-\n a\n  \n a\n", "the same between two lines"},
 		{FormatYAML, "username: aaaaa\npassword: |-\n \t a", "goccy trims a blank after a tab"},
 		{FormatYAML, "username: >-\n    a\npassword: >-\n    a\t\n", "yaml.v3 keeps a tab at the end"},
 		{FormatYAML, "password: |-\n  a\n  \f\nusername: a\n", "a form feed is no blank"},

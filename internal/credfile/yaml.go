@@ -81,7 +81,9 @@ type yamlParser struct {
 	within int  // the last line of what may be a value in quotes that began before
 	mixed  bool // some lines end with a carriage return, too, and others don't
 	strict bool // something that only YAML has was seen
-	pairs  []pair
+
+	overhang bool // a line of blanks that is further in follows the value
+	pairs    []pair
 }
 
 func (y *yamlParser) yield(path []string, value string, n int, p *problem) {
@@ -102,6 +104,7 @@ func (y *yamlParser) mapping(body []yamlLine, path []string) {
 		}
 		more := deeper(body, line.indent)
 		body = body[len(more):]
+		y.overhang = overhangs(more, body)
 		if base < 0 {
 			base = line.indent
 		}
@@ -115,6 +118,20 @@ func (y *yamlParser) mapping(body []yamlLine, path []string) {
 			y.value(append(slices.Clone(path), key), value, line, more)
 		}
 	}
+}
+
+// overhangs reports whether a line of nothing but blanks, further in than those of a value,
+// follows them: to some readers it belongs to a block.
+func overhangs(more, after []yamlLine) bool {
+	for _, line := range after {
+		if len(more) == 0 || !line.blank() {
+			return false
+		}
+		if line.indent > more[0].indent {
+			return true
+		}
+	}
+	return false
 }
 
 // deeper returns the first lines that are indented more than indent, with what is blank
@@ -188,6 +205,8 @@ func (y *yamlParser) scalar(s string, line yamlLine, more []yamlLine) (string, *
 	switch {
 	case len(more) > 0 && y.isTangled(more):
 		return "", doubt("spans lines that readers join in different ways: put it in quotes, on one line")
+	case isBlockHeader(trimmed) && y.overhang:
+		return "", doubt(blockBlanks)
 	case isBlockHeader(trimmed):
 		return yamlBlock(trimmed, more, line.indent)
 	case trimmed[0] == '"' || trimmed[0] == '\'':

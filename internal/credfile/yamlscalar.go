@@ -135,6 +135,8 @@ func isBlockHeader(s string) bool {
 	return (s[0] == '|' || s[0] == '>') && ignored(strings.TrimLeft(s[1:], "0123456789+-"))
 }
 
+const blockBlanks = "has white space at an end of a line, which some readers of YAML drop: put it in quotes"
+
 // yamlBlock reads the lines after a header, | or >, of a key that is indented by indent.
 func yamlBlock(header string, more []yamlLine, indent int) (string, *problem) {
 	indicators, _, _ := strings.Cut(header[1:], " ")
@@ -149,8 +151,8 @@ func yamlBlock(header string, more []yamlLine, indent int) (string, *problem) {
 	first := more[0]
 	rest := more[1:]
 	for _, line := range more {
-		if strings.Trim(line.text, blanks) != line.text {
-			return "", doubt("has white space at an end of a line, which some readers of YAML drop: put it in quotes")
+		if strings.Trim(line.text, blanks) != line.text || line.blank() && line.indent > first.indent {
+			return "", doubt(blockBlanks)
 		}
 		if first.blank() || !line.blank() && (line.indent != first.indent || line.indent <= indent) {
 			return "", broken("has lines that are blank or indented differently: put it in quotes")
