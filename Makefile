@@ -19,7 +19,7 @@ DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify githu
 
 # What each of these does, in this order.
 LINT_STEPS        = format vet golangci modules clone standalone fetch-check cross
-SOAK_STEPS        = soak-tests soak-simulator soak-difftest fuzz mutate
+SOAK_STEPS        = soak-tests soak-simulator fuzz mutate $(if $(CI),,soak-difftest)
 INTEGRATION_STEPS = demo-short difftest vault integration-lint integration-alerts integration-vault integration-kubelet integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
@@ -82,19 +82,24 @@ soak-tests:
 soak-simulator:
 	SQLROTATE_SOAK=$(SOAK) go test -v -count=1 -timeout=0 -run=^TestSoak ./internal/rotation/sim
 
-# It says how many logins were written and read, and how many mutants. CI repeats itself; by
-# hand each run is another one.
+# It says how many logins were written and read, and how many mutants. Not in CI: each run
+# is another one, and finds what nobody has changed.
 soak-difftest:
-	cd $(DIFFTEST) && GOWORK=off $(if $(CI),SQLROTATE_SEED=1) SQLROTATE_SOAK=$(SOAK) go test -v -count=1 -timeout=0 -run=^TestSoak .
+	cd $(DIFFTEST) && GOWORK=off SQLROTATE_SOAK=$(SOAK) go test -v -count=1 -timeout=0 -run=^TestSoak .
 
-# In turn, for SOAK altogether.
+# In turn, for SOAK altogether; in CI but for those that look for what other readers read
+# otherwise: there it is not the place to find one. (The fuzzer now and then ends with
+# "context deadline exceeded" and no input when its time is over: golang/go#48591.)
 fuzz:
-	@targets=$$(grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func | |' | sort); \
+	@targets=$$(grep -ro --include='*_test.go' $(if $(CI),--exclude-dir=difftest) '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func | |' | sort); \
 	soak=$$(($$(echo '$(SOAK)' | sed 's/h/*3600+/; s/m/*60+/; s/s/+/; s/$$/0/'))); \
 	each=$$((soak / $$(echo "$$targets" | wc -l) + 1)); \
+	said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
 	echo "$$targets" | while read -r package target; do \
 		echo "$$target in $$package"; case " $(INTEGRATION) " in *" $${package#./} "*) export GOWORK=off;; *) unset GOWORK;; esac; \
-		go test -C $$package -run '^$$' -fuzz "^$$target\$$" -fuzztime $${each}s . || exit 1; \
+		if go test -C $$package -run '^$$' -fuzz "^$$target\$$" -fuzztime $${each}s . >"$$said" 2>&1; then tail -n 3 "$$said"; continue; fi; \
+		cat "$$said"; \
+		if grep -q 'Failing input written' "$$said" || ! grep -q 'context deadline exceeded' "$$said"; then exit 1; fi; \
 	done
 
 # Each rule is changed, in turn, and some test must notice: a minute or two.
