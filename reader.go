@@ -102,7 +102,7 @@ func (c *Connector) read(ctx context.Context) error {
 	return err
 }
 
-// reread is read past every cache, after refused was refused. While the source gives
+// reread is read past every cache, after the server refused a credential. While the source gives
 // another login each time it does nothing: the rules say when it is read again.
 func (c *Connector) reread(ctx context.Context, refused Credential) error {
 	c.mu.Lock()
@@ -174,7 +174,7 @@ func (c *Connector) readSource(Credential) error {
 	return c.readWith(&c.calls.reads, c.cfg.Source.Credential)
 }
 
-// refreshSource reads the source past every cache, after refused was refused.
+// refreshSource reads the source past every cache, after the server refused a credential.
 func (c *Connector) refreshSource(refused Credential) error {
 	r, ok := c.cfg.Source.(Refresher)
 	if !ok {
@@ -247,9 +247,7 @@ func (c *Connector) watch(n Notifier) {
 	for pause := noticeMin; ; {
 		var again <-chan time.Time
 		if changed == nil {
-			t := time.NewTimer(watchMute)
-			defer t.Stop()
-			again = t.C
+			again = time.After(watchMute)
 		}
 		select {
 		case <-changed:
