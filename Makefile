@@ -120,7 +120,7 @@ need-test:
 	@internal/setup.sh go.work postgres compiler
 
 need-integration:
-	@internal/setup.sh go.work integration/kubelet/go.mod postgres compiler docker pgbouncer promtool
+	@internal/setup.sh go.work integration/kubelet/go.mod postgres compiler docker pgbouncer promtool references
 
 tools: bin/golangci-lint
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sees to what a target of the Makefile needs:
 #
-#	internal/setup.sh [GO.MOD...] [postgres] [compiler] [docker] [pgbouncer] [promtool]
+#	internal/setup.sh [GO.MOD...] [postgres] [compiler] [docker] [pgbouncer] [promtool] [references]
 #
 # Go is for the user to install: it is checked against each go.mod or go.work that
 # is named, first. What else is missing is named in one line, before it is installed
@@ -57,6 +57,11 @@ has_docker() {
 # has_pgbouncer looks where Debian puts it, too, which isn't in everybody's PATH.
 has_pgbouncer() { command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; }
 
+# has_references tries both Pythons that the tests would.
+has_references() {
+	command -v jq >/dev/null && { python3 -c 'import dotenv' || /usr/bin/python3 -c 'import dotenv'; } 2>/dev/null
+}
+
 has_promtool() { command -v promtool >/dev/null; }
 
 needs=
@@ -83,6 +88,7 @@ for need; do
 	docker) has_docker || lack docker Docker docker.io ;;
 	pgbouncer) has_pgbouncer || lack pgbouncer PgBouncer pgbouncer ;;
 	promtool) has_promtool || lack promtool promtool prometheus ;;
+	references) has_references || lack references "jq or python-dotenv" "jq python3 python3-dotenv" ;;
 	*)
 		say "setup.sh knows no $need"
 		exit 2
