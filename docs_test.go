@@ -179,11 +179,15 @@ func write(t *testing.T, path, content string) {
 }
 
 // formats returns the formats that there are by the names of their constants, but
-// for the one that stands for all.
+// for the one that stands for all. Each is a constant of the API, too.
 func formats(t *testing.T) map[string]sqlrotate.Format {
 	t.Helper()
 	found := make(map[string]sqlrotate.Format)
-	files, err := filepath.Glob("*.go")
+	files, err := filepath.Glob("internal/credfile/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := os.ReadFile("fileformat.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +213,11 @@ func formats(t *testing.T) map[string]sqlrotate.Format {
 				if err != nil {
 					t.Fatal(err)
 				}
-				found[spec.Names[i].Name] = sqlrotate.Format(text)
+				name := spec.Names[i].Name
+				if !strings.Contains(string(api), "\t"+name+" = Format(credfile."+name+")\n") {
+					t.Errorf("%s is no constant of the API", name)
+				}
+				found[name] = sqlrotate.Format(text)
 			}
 		}
 	}

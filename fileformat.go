@@ -34,6 +34,9 @@ import (
 // what tools write for nothing or for what they hide (null, <nil>, ****), what is
 // encrypted, and what only says where a secret is. A connection string is no password.
 // Values of other keys are never looked at.
+//
+// The formats are the words "json", "dotenv", "yaml", "url", "keywords", "passfile",
+// "service" and "password", fit for a configuration file.
 type Format string
 
 const (
@@ -42,48 +45,48 @@ const (
 	// the content does not look like the beginning of another format; a generated
 	// password can look like one by chance, and a torn file can look like a
 	// password, so name [FormatPassword] for a file that holds nothing else.
-	FormatAuto Format = ""
+	FormatAuto = Format(credfile.FormatAuto)
 
 	// FormatJSON is a JSON object, flat or with the keys in data (a Vault response)
 	// or data.data (KV version 2); a Kubernetes Secret; or what the tools of AWS,
 	// Azure and Google Cloud print for a secret, whose value is then read as a file
 	// would be. Whole numbers are taken as they are written.
-	FormatJSON Format = "json"
+	FormatJSON = Format(credfile.FormatJSON)
 
 	// FormatDotenv is KEY=value lines, with or without export. A value in single
 	// quotes is verbatim, and '\'' is a quote in it; in double quotes \" \\ and \$ are
 	// escapes, and all other use of \ $ and ` is refused. Without quotes a value ends at
 	// white space followed by "#", and may hold no character that a shell or a
 	// library acts on. Variables are not expanded and values don't span lines.
-	FormatDotenv Format = "dotenv"
+	FormatDotenv = Format(credfile.FormatDotenv)
 
 	// FormatYAML is a YAML mapping, or "key: value" lines such as the Vault Agent
 	// Injector writes by default. That template does not quote, so an unquoted value
 	// is verbatim to the end of the line, with " #" and ": " in it, unless the file
 	// has anything that only YAML has: a comment, an indented line, a value in quotes.
 	// A Kubernetes Secret and the tools' output are read as in JSON.
-	FormatYAML Format = "yaml"
+	FormatYAML = Format(credfile.FormatYAML)
 
 	// FormatURL is a postgres:// or postgresql:// URL on one line, which may name a
 	// driver (postgresql+asyncpg://). Special characters in user name and password are
 	// percent-encoded.
-	FormatURL Format = "url"
+	FormatURL = Format(credfile.FormatURL)
 
 	// FormatKeywords is a libpq connection string: user=app password='it\'s'.
-	FormatKeywords Format = "keywords"
+	FormatKeywords = Format(credfile.FormatKeywords)
 
 	// FormatPassfile is libpq's .pgpass: host:port:database:user:password. The
 	// first line whose user is [FileOptions].Username or "*" counts; without
 	// Username, the first line. Another line of that user with another password is a
 	// conflict, unless the first one is for any host, port and database.
-	FormatPassfile Format = "passfile"
+	FormatPassfile = Format(credfile.FormatPassfile)
 
 	// FormatService is libpq's pg_service.conf with a single section.
-	FormatService Format = "service"
+	FormatService = Format(credfile.FormatService)
 
 	// FormatPassword is a bare password, all of one line. The user name is
 	// [FileOptions].Username.
-	FormatPassword Format = "password"
+	FormatPassword = Format(credfile.FormatPassword)
 )
 
 // DecodeError says why a credential file could not be used. It holds nothing of the
@@ -108,20 +111,20 @@ type DecodeReason string
 
 // The reasons of a [DecodeError].
 const (
-	DecodeEmpty         DecodeReason = "empty"          // there is nothing in it
-	DecodeNUL           DecodeReason = "nul"            // it holds a NUL byte
-	DecodeNotUTF8       DecodeReason = "not-utf8"       // it is not valid UTF-8
-	DecodeUnrendered    DecodeReason = "unrendered"     // a template or a tool left its failure in it
-	DecodeEncrypted     DecodeReason = "encrypted"      // it is to be decrypted first
-	DecodeReference     DecodeReason = "reference"      // it says where the secret is
-	DecodeUnknownFormat DecodeReason = "unknown-format" // its format is not recognised, or not supported
-	DecodeSyntax        DecodeReason = "syntax"         // it is not of its format
-	DecodeAmbiguous     DecodeReason = "ambiguous"      // common readers of the format disagree on it
-	DecodeNoUsername    DecodeReason = "no-username"    // it has no user name
-	DecodeNoPassword    DecodeReason = "no-password"    // it has no password
-	DecodeConflict      DecodeReason = "conflict"       // it has two values for one thing
-	DecodeBadEnd        DecodeReason = "bad-end"        // its expires_at is not an instant
-	DecodeFailed        DecodeReason = "decoder"        // FileOptions.Decode failed
+	DecodeEmpty         = DecodeReason(credfile.ReasonEmpty)      // "empty": there is nothing in it
+	DecodeNUL           = DecodeReason(credfile.ReasonNUL)        // "nul": it holds a NUL byte
+	DecodeNotUTF8       = DecodeReason(credfile.ReasonNotUTF8)    // "not-utf8": it is not valid UTF-8
+	DecodeUnrendered    = DecodeReason(credfile.ReasonUnrendered) // "unrendered": a template or a tool left its failure in it
+	DecodeEncrypted     = DecodeReason(credfile.ReasonEncrypted)  // "encrypted": it is to be decrypted first
+	DecodeReference     = DecodeReason(credfile.ReasonReference)  // "reference": it says where the secret is
+	DecodeUnknownFormat = DecodeReason(credfile.ReasonUnknown)    // "unknown-format": its format is not recognised, or not supported
+	DecodeSyntax        = DecodeReason(credfile.ReasonSyntax)     // "syntax": it is not of its format
+	DecodeAmbiguous     = DecodeReason(credfile.ReasonAmbiguous)  // "ambiguous": common readers of the format disagree on it
+	DecodeNoUsername    = DecodeReason(credfile.ReasonNoUsername) // "no-username": it has no user name
+	DecodeNoPassword    = DecodeReason(credfile.ReasonNoPassword) // "no-password": it has no password
+	DecodeConflict      = DecodeReason(credfile.ReasonConflict)   // "conflict": it has two values for one thing
+	DecodeBadEnd        = DecodeReason(credfile.ReasonBadEnd)     // "bad-end": its expires_at is not an instant
+	DecodeFailed        = DecodeReason("decoder")                 // "decoder": FileOptions.Decode failed
 )
 
 // Error says what is wrong and what to do about it.
