@@ -298,7 +298,8 @@ func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rota
 	s := &session{id: id, calls: c.calls, dialer: c.dial, ended: c.sessionEnded}
 	c.mu.Lock()
 	s.version = c.book.get(number)
-	if c.endedLocked(number) { // since it was chosen
+	v, known := c.rules.View(number)
+	if !known || v.End.Past(c.now()) { // since it was chosen
 		c.stepLocked(rotation.LoginAbandoned{Session: id})
 		c.mu.Unlock()
 		return nil, &refusal{fmt.Errorf("sqlrotate: credential %s has ended", s.version.label()), s.version.cred}
@@ -309,7 +310,7 @@ func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rota
 	switch {
 	case ask && !c.probeOff:
 		query = c.cfg.probeQuery()
-	case !c.infoLocked(number, c.now()).Proven:
+	case !v.Proven:
 		query = c.cfg.ProbeQuery
 	}
 	c.mu.Unlock()
@@ -333,12 +334,6 @@ func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rota
 		ev = rotation.LoginFailed{Session: id}
 	}
 	return s, c.opened(s, ev, err, time.Since(began))
-}
-
-// endedLocked reports whether a version may not be logged in with any more.
-func (c *Connector) endedLocked(number rotation.VersionID) bool {
-	v, ok := c.rules.View(number)
-	return !ok || v.End.Past(c.now())
 }
 
 // judge says what a login's error means. A failure of the probe query is a refusal as
