@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sqlrotate/sqlrotate"
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+	"github.com/sqlrotate/sqlrotate/internal/stall"
 	"github.com/sqlrotate/sqlrotate/prometheus"
 )
 
@@ -33,10 +34,12 @@ const (
 // Each fault is made and mended under load, and what the collector says all the while is
 // played to the rules.
 func TestFaults(t *testing.T) {
+	t.Attr("needs", "quiet")
 	if _, err := exec.LookPath("promtool"); err != nil {
 		t.Fatal("promtool is needed; Debian has it in the package prometheus: ", err)
 	}
 	server := pgtest.New(t, pgtest.Options{})
+	meter := stall.Watch(t)
 	for i, fault := range []struct {
 		name string
 		play func(a *app)
@@ -53,7 +56,7 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
-			a := &app{T: t, name: fmt.Sprintf("fault%d", i), server: server, path: filepath.Join(t.TempDir(), "creds.json"), recording: &Recording{Scale: scale, Interval: interval}}
+			a := &app{T: t, meter: meter, began: time.Now(), name: fmt.Sprintf("fault%d", i), server: server, path: filepath.Join(t.TempDir(), "creds.json"), recording: &Recording{Scale: scale, Interval: interval}}
 			fault.play(a)
 			a.play()
 		})
@@ -63,6 +66,8 @@ func TestFaults(t *testing.T) {
 // An app is a process with a pool, as far as its metrics show.
 type app struct {
 	*testing.T
+	meter     *stall.Meter
+	began     time.Time
 	server    *pgtest.Server
 	path      string
 	name      string // its roles begin with it
@@ -243,7 +248,8 @@ func (a *app) play() {
 	out, err := exec.CommandContext(a.Context(), "promtool", "test", "rules", name).CombinedOutput()
 	if err != nil {
 		text, _ := os.ReadFile(name)
-		a.Errorf("%v\n%s\nof\n%s", err, out, text)
+		// What is expected stands a scrape away from what isn't.
+		a.meter.Blame(a.began, time.Now(), every, "%v\n%s\nof\n%s", err, out, text)
 	}
 }
 
@@ -261,6 +267,22 @@ func (a *app) healthy(alerts ...string) {
 	a.now(false, alerts...)
 }
 
+// recovers publishes the login of a role, and expects that the alerts are quiet once it is
+// in use, and that no query has failed.
+func (a *app) recovers(role string, alerts ...string) {
+	a.Helper()
+	a.replace(content(role))
+	a.isWell(alerts...)
+}
+
+// isWell expects that the file's login is in use, the alerts are quiet and no query has failed.
+func (a *app) isWell(alerts ...string) {
+	a.Helper()
+	a.scrape(settled, a.works)
+	a.now(false, alerts...)
+	a.unharmed()
+}
+
 func notLoaded(a *app) {
 	const alert = "SqlrotateFileNotLoaded"
 	a.healthy(alert)
@@ -268,10 +290,7 @@ func notLoaded(a *app) {
 	fault := time.Now()
 	a.scrape(2*minute, nil)
 	a.in(fault, alert)
-	a.replace(content(a.newRole()))
-	a.scrape(settled, a.works)
-	a.now(false, alert)
-	a.unharmed()
+	a.recovers(a.newRole(), alert)
 }
 
 func notChecked(a *app) {
@@ -285,9 +304,7 @@ func notChecked(a *app) {
 	a.unharmed()
 	a.stop()
 	a.start(nil)
-	a.scrape(settled, a.works)
-	a.now(false, alert)
-	a.unharmed()
+	a.isWell(alert)
 }
 
 func sourceFails(a *app) {
@@ -297,10 +314,7 @@ func sourceFails(a *app) {
 	fault := time.Now()
 	a.scrape(2*minute, nil)
 	a.in(fault, alert)
-	a.replace(content(a.newRole()))
-	a.scrape(settled, a.works)
-	a.now(false, alert)
-	a.unharmed()
+	a.recovers(a.newRole(), alert)
 }
 
 func neglected(a *app) {
@@ -314,10 +328,7 @@ func neglected(a *app) {
 	a.scrape(0, func() bool { return time.Now().After(late) })
 	a.scrape(2*minute, nil)
 	a.in(late, alert)
-	a.replace(content(a.newRole()))
-	a.scrape(settled, a.works)
-	a.now(false, alert)
-	a.unharmed()
+	a.recovers(a.newRole(), alert)
 }
 
 func refused(a *app) {
@@ -330,9 +341,7 @@ func refused(a *app) {
 	a.in(fault, alert)
 	a.must(a.server.CreateRole(a.Context(), next, "s3cret"))
 	a.role = next
-	a.scrape(settled, a.works)
-	a.now(false, alert)
-	a.unharmed()
+	a.isWell(alert)
 }
 
 func roleDead(a *app) {
