@@ -23,7 +23,7 @@ func TestDocs(t *testing.T) {
 	}
 	for _, name := range []string{"../docs/operate.md", "../docs/runbook.md", "../examples/prometheus/rules.yaml"} {
 		text, err := os.ReadFile(filepath.FromSlash(name))
-		if os.IsNotExist(err) {
+		if os.IsNotExist(err) && os.Getenv("CI") == "" {
 			t.Skip("this is not the repository, but the module alone")
 		}
 		if err != nil {
