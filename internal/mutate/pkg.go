@@ -149,7 +149,7 @@ const (
 // support is a file of a package with mutants: how they are chosen.
 func (p *pkg) support() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "package %s\n\nimport (\n\t\"cmp\"\n\t\"os\"\n\t\"strconv\"\n", p.name)
+	fmt.Fprintf(&b, "package %s\n\nimport (\n\t\"cmp\"\n\t\"os\"\n\t\"slices\"\n\t\"strconv\"\n", p.name)
 	for path, name := range p.imports {
 		fmt.Fprintf(&b, "\t%s %q\n", name, path)
 	}
@@ -185,26 +185,14 @@ func mutLessOrEqual[T cmp.Ordered](n int, a, b T) bool { return a < b || !mut(n)
 func mutMore[T cmp.Ordered](n int, a, b T) bool        { return a > b || mut(n) && a == b }
 func mutMoreOrEqual[T cmp.Ordered](n int, a, b T) bool { return a > b || !mut(n) && a == b }
 
-func mutMin[T cmp.Ordered](n int, all ...T) T {
-	least, most := all[0], all[0]
-	for _, x := range all {
-		least, most = min(least, x), max(most, x)
-	}
-	if mut(n) {
-		return most
-	}
-	return least
-}
+func mutMin[T cmp.Ordered](n int, all ...T) T { return mutExtreme(!mut(n), all) }
+func mutMax[T cmp.Ordered](n int, all ...T) T { return mutExtreme(mut(n), all) }
 
-func mutMax[T cmp.Ordered](n int, all ...T) T {
-	least, most := all[0], all[0]
-	for _, x := range all {
-		least, most = min(least, x), max(most, x)
+func mutExtreme[T cmp.Ordered](least bool, all []T) T {
+	if least {
+		return slices.Min(all)
 	}
-	if mut(n) {
-		return least
-	}
-	return most
+	return slices.Max(all)
 }
 
 type mutInteger interface {
