@@ -185,15 +185,15 @@ type FileSource struct {
 	stop chan struct{}
 	done chan struct{} // closed when the loop has ended and let go of everything
 
-	// Used by the one flight that runs, and by the loop after the last.
+	// Used by the one visit that runs, and by the loop after the last.
 	mint   func(Credential) string // a fingerprint
 	mounts []disk.Mount            // of paths, when there was a first credential
 
 	// mu guards what follows. Nothing is read, decoded or logged under it.
 	mu      sync.Mutex
 	closed  bool
-	running *flight
-	next    *flight // starts when running has landed
+	running *visit
+	next    *visit // starts when running is over
 
 	good        *Credential // the last good one; nil until there is one
 	format      Format      // that it was in
@@ -232,8 +232,8 @@ type watching interface {
 	Close()
 }
 
-// flight is one look at the path. Callers share one that starts after they came.
-type flight struct {
+// visit is one look at the path. Callers share one that starts after they came.
+type visit struct {
 	arm     bool // set the watches first
 	started time.Time
 	overdue bool // has been counted as a failure
@@ -488,7 +488,7 @@ func (s *FileSource) pause(now time.Time) time.Duration {
 	return pause
 }
 
-// release waits for the last flight and lets go of the watches.
+// release waits for the last visit and lets go of the watches.
 func (s *FileSource) release() {
 	defer close(s.done)
 	for {
@@ -503,7 +503,7 @@ func (s *FileSource) release() {
 	s.events.Close()
 }
 
-// look waits for a flight that started after the call, but not for ever: when it
+// look waits for a visit that started after the call, but not for ever: when it
 // returns nil, s.last is as new as can be had.
 func (s *FileSource) look(ctx context.Context, arm bool) error {
 	if err := ctx.Err(); err != nil {
@@ -514,7 +514,7 @@ func (s *FileSource) look(ctx context.Context, arm bool) error {
 		s.mu.Unlock()
 		return s.wrap(os.ErrClosed)
 	}
-	f := s.boardLocked(arm)
+	f := s.joinLocked(arm)
 	s.mu.Unlock()
 	if f == nil {
 		return nil
@@ -531,25 +531,25 @@ func (s *FileSource) look(ctx context.Context, arm bool) error {
 	return nil
 }
 
-// boardLocked returns a flight that starts after now: nil if there can't be one
+// joinLocked returns a visit that starts after now: nil if there can't be one
 // because a read hangs.
-func (s *FileSource) boardLocked(arm bool) *flight {
+func (s *FileSource) joinLocked(arm bool) *visit {
 	switch {
 	case s.running == nil:
-		s.running = &flight{arm: arm, started: time.Now(), done: make(chan struct{})}
-		go s.fly(s.running)
+		s.running = &visit{arm: arm, started: time.Now(), done: make(chan struct{})}
+		go s.make(s.running)
 		return s.running
 	case time.Since(s.running.started) >= s.opt.readTimeout():
 		return nil
 	case s.next == nil:
-		s.next = &flight{arm: arm, done: make(chan struct{})}
+		s.next = &visit{arm: arm, done: make(chan struct{})}
 	}
 	s.next.arm = s.next.arm || arm
 	return s.next
 }
 
-// fly looks once, and again as long as somebody has come meanwhile.
-func (s *FileSource) fly(f *flight) {
+// make looks once, and again as long as somebody has come meanwhile.
+func (s *FileSource) make(f *visit) {
 	for f != nil {
 		if f.arm {
 			s.arm()
@@ -649,7 +649,7 @@ func (s *FileSource) replacedLocked(is bool, now time.Time) {
 }
 
 // observe reads the path and decides what to believe.
-func (s *FileSource) observe(f *flight) {
+func (s *FileSource) observe(f *visit) {
 	snap, err := s.read()
 	defer snap.Wipe()
 	now := time.Now()
