@@ -1028,7 +1028,7 @@ func (pipeOpener) Open(ctx context.Context, _ Credential, dial DialFunc) (driver
 	if err != nil {
 		return nil, err
 	}
-	return &fakeConn{nc: nc}, nil
+	return &fakeConn{server: newFakeServer(), nc: nc}, nil
 }
 
 func (pipeOpener) Refused(error) bool { return false }
