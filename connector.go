@@ -179,6 +179,7 @@ type Connector struct {
 	sourceName string              // if it has one
 	now        func() rotation.Now // reads both clocks
 	window     WindowStats         // in force
+	noAnswer   error               // of a server, within Config.LoginTimeout
 	lifetime   time.Duration       // of the pools' connections while none is singled out
 	deadlines  *deadlines          // of the versions that have sessions
 	notices    *notices            // log lines and callbacks
@@ -261,6 +262,7 @@ func New(cfg Config) (*Connector, error) {
 		c.lifetime = unlimited
 	}
 	c.failures = make(map[ConnectFailure]uint64)
+	c.noAnswer = fmt.Errorf("sqlrotate: no answer to the login within %v: %w", cfg.loginTimeout(), context.DeadlineExceeded)
 	c.window = WindowStats{
 		MaxLifetime: rules.MaxLifetime, Overlap: cfg.Window.Overlap, Lag: rules.Lag, MaxInUse: rules.MaxInUse,
 		RetryTimeout: max(rules.RetryTimeout, 0), DrainTime: max(rules.DrainTime, 0),

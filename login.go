@@ -469,7 +469,7 @@ func (c *Connector) loginContext(ctx context.Context) (context.Context, context.
 	stop := context.AfterFunc(c.ctx, cancel)
 	if d := c.cfg.loginTimeout(); d > 0 {
 		var cancelTimeout context.CancelFunc
-		ctx, cancelTimeout = context.WithTimeoutCause(ctx, d, fmt.Errorf("sqlrotate: no answer to the login within %v: %w", d, context.DeadlineExceeded))
+		ctx, cancelTimeout = context.WithTimeoutCause(ctx, d, c.noAnswer)
 		return ctx, func() { cancelTimeout(); cancel(); stop() }
 	}
 	return ctx, func() { cancel(); stop() }
