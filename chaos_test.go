@@ -29,7 +29,7 @@ type vandal struct {
 
 func newVandal(t *testing.T, path string) *vandal {
 	t.Helper()
-	seed := rand.Uint64()
+	seed := soakSeed(t)
 	t.Logf("seed %d", seed)
 	return &vandal{T: t, random: rand.New(rand.NewPCG(seed, 0)), dir: filepath.Dir(path), path: path, done: map[string]int{}}
 }

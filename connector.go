@@ -72,7 +72,8 @@ type Config struct {
 	// RoleCheck is the time without a successful login after which, while a pool is in
 	// use, the connector asks the server whether the role in use still lives: by a query
 	// on an idle connection of the pool, if there is one. Zero means 20 s; negative means
-	// never.
+	// never. That a pool is used again, after it was not used for that long, is seen
+	// within 75 s.
 	RoleCheck time.Duration
 
 	// NoFallback keeps a superseded password from being tried with [InPlace] while its

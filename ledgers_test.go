@@ -42,7 +42,7 @@ func TestSoakLedgersAgree(t *testing.T) {
 	last := *ledgersFrom + *ledgersN
 	length := soakFor(t, 0)
 	if length > 0 {
-		seeds.Store(rand.Uint64() >> 16)
+		seeds.Store(soakSeed(t))
 	}
 	end := time.Now().Add(length)
 	for worker := range 2 {

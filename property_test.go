@@ -31,8 +31,9 @@ func TestSoakRandomSchedulesKeepTheWindow(t *testing.T) {
 	for seed := range uint64(30) {
 		run(seed)
 	}
-	for end := time.Now().Add(soakFor(t, 0)); time.Now().Before(end) && !t.Failed(); {
-		run(rand.Uint64())
+	seed := soakSeed(t)
+	for end := time.Now().Add(soakFor(t, 0)); time.Now().Before(end) && !t.Failed(); seed++ {
+		run(seed)
 	}
 }
 

@@ -39,7 +39,7 @@ func TestSoakBooksBalance(t *testing.T) {
 	needsQuiet(t)
 	t.Parallel()
 	duration := soakFor(t, 10*time.Second)
-	seed := rand.Uint64()
+	seed := soakSeed(t)
 	t.Logf("seed %d", seed)
 
 	server := pgtest.New(t, pgtest.Options{

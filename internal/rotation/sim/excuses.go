@@ -10,7 +10,9 @@ import (
 type Excuses struct {
 	Schedule
 	spans    []span
-	episodes int // of refusals
+	episodes int  // of refusals
+	restless bool // the source gave another login each time, for a while
+	dropped  bool // the role in use was
 	quiet    time.Duration
 }
 
@@ -22,9 +24,12 @@ func (e *Excuses) Move(m Move, now time.Duration) {
 	if e.Config.Kind == rotation.LoginTokens { // they are read at logins only: nothing is learnt while nobody asks
 		if m.Kind == Quiet {
 			e.quiet = max(e.quiet, now+m.For)
+			if m.For > e.Config.AskAfter {
+				e.quiet = Length // nor is it soon seen that somebody asks again
+			}
 			for i := range e.spans {
 				if e.spans[i].to > now {
-					e.spans[i].to += m.For
+					e.spans[i].to += e.quiet - now
 				}
 			}
 		}
@@ -80,6 +85,14 @@ func (e *Excuses) lasts(m Move) time.Duration {
 		return m.For + 5*sec/2 // in an episode it is asked again within two seconds
 	case ServerSlow:
 		return m.For + m.By + 2*sec
+	case Restless, DropCurrent:
+		e.restless = e.restless || m.Kind == Restless
+		e.dropped = e.dropped || m.Kind == DropCurrent
+		e.episodes++
+		if e.restless && e.dropped {
+			return Length // sessions of the dead role wait for logins that such a source puts off by ten seconds each
+		}
+		return m.For + 14*sec
 	default:
 		e.episodes++
 		return m.For + 14*sec
