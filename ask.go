@@ -91,6 +91,7 @@ func (c *Connector) askPool(db *sql.DB, version rotation.VersionID) (answer rota
 			return nil
 		}
 		answer = c.askSession(c.ctx, s)
+		s.used.Store(false) // the question is no use, and says more than what was before it
 		return nil
 	})
 	return answer

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 	"github.com/sqlrotate/sqlrotate/internal/rotation"
 )
 
@@ -30,6 +31,33 @@ func TestBorrowingForAQuestionIsNoCallersConcern(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What the connector asks on an idle connection is no use of its pool, or it would never be
+// idle again; nor is the login.
+func TestQuestionsAreNoUse(t *testing.T) {
+	t.Parallel()
+	const often = 20 * time.Millisecond
+	s := newService(t, pgtest.New(t, pgtest.Options{}), func(cfg *Config) { cfg.RoleCheck = often })
+	asks := func() uint64 {
+		s.c.mu.Lock()
+		defer s.c.mu.Unlock()
+		return s.c.rules.Counts().Asks
+	}
+	if err := s.db.PingContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(10*time.Second, "a question", func() bool { return asks() > 0 })
+	n := asks()
+	time.Sleep(20 * often) // a machine that stalls asks less
+	if more := asks() - n; more > 1 {
+		t.Errorf("%d questions more about a role whose pool nobody uses", more)
+	}
+	if err := s.db.PingContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n = asks()
+	s.eventually(10*time.Second, "another question, once it is used", func() bool { return asks() > n })
 }
 
 // questionTime is how long a fake server takes for a question.

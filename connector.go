@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/rotation"
@@ -72,8 +73,7 @@ type Config struct {
 	// RoleCheck is the time without a successful login after which, while a pool is in
 	// use, the connector asks the server whether the role in use still lives: by a query
 	// on an idle connection of the pool, if there is one. Zero means 20 s; negative means
-	// never. That a pool is used again, after it was not used for that long, is seen
-	// within 75 s.
+	// never. After a pool was not used for that long, the server is asked at its first use.
 	RoleCheck time.Duration
 
 	// NoFallback keeps a superseded password from being tried with [InPlace] while its
@@ -192,6 +192,7 @@ type Connector struct {
 	close context.CancelFunc
 	tasks tasks         // all its goroutines
 	wake  chan struct{} // has the loop look again
+	heeds atomic.Bool   // it looks again as soon as a pool is used
 
 	// mu guards what follows. Nothing slow and nothing of others (source, driver,
 	// *sql.DB, callbacks, logger) is called under it.

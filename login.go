@@ -295,7 +295,7 @@ func (r *refusal) Unwrap() error { return r.err }
 // open logs in as session id with version v and tells the rules what came of it. ask
 // says that the probe query is run whether or not v has proven itself.
 func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rotation.VersionID, ask bool) (*session, error) {
-	s := &session{id: id, calls: c.calls, dialer: c.dial, ended: c.sessionEnded}
+	s := &session{id: id, calls: c.calls, dialer: c.dial, ended: c.sessionEnded, stirred: c.stirred}
 	c.mu.Lock()
 	s.version = c.book.get(number)
 	v, known := c.rules.View(number)
@@ -531,6 +531,7 @@ func (c *Connector) handOut(ctx context.Context, s *session, id rotation.PoolID)
 	ok := c.rules.HandOut(s.id, now)
 	var wait time.Duration
 	s.handed = ok
+	s.used.Store(false) // the login is no use of the pool's
 	if p := c.poolLocked(id); ok && p != nil {
 		wait = p.line.HandedOut(s.id, now.Mono)
 		s.pool = p

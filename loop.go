@@ -98,6 +98,10 @@ func (c *Connector) look() time.Duration {
 	lifetimes, turn := c.lifetimesLocked(now.Mono)
 	turn = min(do.Wake, turn)
 	c.turn = turn
+	c.heeds.Store(do.Heed)
+	if do.Heed && c.inUseLocked() { // before that was stored
+		poke(c.wake)
+	}
 	c.mu.Unlock()
 	for _, l := range lifetimes {
 		l.set()
@@ -106,4 +110,21 @@ func (c *Connector) look() time.Duration {
 		return 0
 	}
 	return max(turn.Sub(now.Mono), 1)
+}
+
+// stirred has the loop look if that is how it learns that a pool is used again.
+func (c *Connector) stirred() {
+	if c.heeds.Load() && c.heeds.CompareAndSwap(true, false) {
+		poke(c.wake)
+	}
+}
+
+// inUseLocked reports whether a pool's connection has been used since the loop looked.
+func (c *Connector) inUseLocked() bool {
+	for _, s := range c.sessions {
+		if s.pool != nil && s.used.Load() {
+			return true
+		}
+	}
+	return false
 }

@@ -232,6 +232,28 @@ func TestAnIdlePoolLetsItsConnectorSleep(t *testing.T) {
 	}
 }
 
+// A pool that has long not been used wakes its connector when it is: the first query on
+// sessions of a role that has died meanwhile is enough.
+func TestRoleThatDiesWhileThePoolIsIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.Window = InPlace() })
+		r.fill(5)
+		time.Sleep(time.Hour + 5*time.Minute) // it is asked after each ten minutes
+		r.server.set(func(s *fakeServer) { delete(s.roles, "v1") })
+		time.Sleep(2 * time.Second)
+		if err := r.c.CheckHealth(); err != nil {
+			t.Errorf("before anybody asks for anything: %v", err)
+		}
+		if err := r.query("1ms"); err == nil {
+			t.Error("a query of a dead role works")
+		}
+		time.Sleep(time.Second)
+		if p := r.c.Problems(); len(p) == 0 || p[0].Kind != ProblemRoleDead {
+			t.Errorf("a second later: %+v", p)
+		}
+	})
+}
+
 // A question after an old role that nobody answers, as behind a pooler, holds up the drain
 // for some seconds and no longer.
 func TestAQuestionThatHangsHoldsUpTheDrainOnce(t *testing.T) {

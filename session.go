@@ -25,6 +25,7 @@ type session struct {
 	calls   *calls
 	dialer  DialFunc
 	ended   func(*session) // called once, when a session that was logged in is over
+	stirred func()         // called when used becomes true; may be nil
 	conn    driver.Conn    // set when logged in
 
 	// Guarded by Connector.mu.
@@ -246,9 +247,7 @@ type socket struct {
 // Read reads from the connection.
 func (k *socket) Read(b []byte) (int, error) {
 	n, err := k.Conn.Read(b)
-	if !k.session.used.Load() {
-		k.session.used.Store(true)
-	}
+	k.session.use()
 	if n > 0 && !k.session.settled.Load() {
 		k.session.readFrom(k)
 	}
@@ -263,14 +262,23 @@ func (k *socket) Write(b []byte) (int, error) {
 	if k.session.expired.Load() != nil {
 		return 0, k.outlived("write")
 	}
-	if !k.session.used.Load() {
-		k.session.used.Store(true)
-	}
+	k.session.use()
 	n, err := k.Conn.Write(b)
 	if err != nil && k.session.expired.Load() != nil {
 		err = k.outlived("write")
 	}
 	return n, err
+}
+
+// use notes that something is sent or read. Mostly it was noted before, and costs a load.
+func (s *session) use() {
+	if s.used.Load() {
+		return
+	}
+	s.used.Store(true)
+	if s.stirred != nil {
+		s.stirred()
+	}
 }
 
 // outlived is what a connection that was cut off fails with: a *net.OpError, as from any

@@ -16,8 +16,8 @@ const (
 	// A pool that isn't used is asked after this long.
 	idleMax = 10 * time.Minute
 
-	// lookEvery is how often the shell is woken to see whether a pool is in use: with the
-	// questions less than once a minute.
+	// lookEvery is how often the shell is woken while no pool is used, to see whether there
+	// still is one: with the questions less than once a minute.
 	lookEvery = 75 * time.Second
 
 	// askPatience is when a question counts as unanswered.
@@ -91,10 +91,10 @@ func (s *State) inPool(v *version) bool {
 }
 
 // askDue returns when the current role is to be asked after, and when to see whether its
-// pools are in use.
-func (s *State) askDue(c *version, now Now) (due, look Instant) {
+// pools are in use; and whether it is to be asked after as soon as one is.
+func (s *State) askDue(c *version, now Now) (due, look Instant, heed bool) {
 	if s.cfg.AskAfter <= 0 || !c.proven || s.ep.on || s.closed || s.hardEnd(c).Past(now) {
-		return Never, Never
+		return Never, Never, false
 	}
 	last := max(s.lastLogin, s.ask.answered)
 	used, open := s.used(), false
@@ -104,15 +104,15 @@ func (s *State) askDue(c *version, now Now) (due, look Instant) {
 	due = last.Add(s.cfg.AskAfter)
 	switch {
 	case !open:
-		return Never, Never
+		return Never, Never, false
 	case used:
-		return due, due
+		return due, due, false
 	case now.Mono < due:
 		look = due
 	default:
-		look = now.Mono.Add(lookEvery)
+		look, heed = now.Mono.Add(lookEvery), true
 	}
-	return last.Add(max(s.cfg.AskAfter, idleMax)), look
+	return last.Add(max(s.cfg.AskAfter, idleMax)), look, heed
 }
 
 // used reports whether a pool has been in use since the current role was last known to
@@ -136,8 +136,9 @@ func (s *State) planAsk(now Now) (wake Instant) {
 		}
 		s.asked(Asked{Ask: q.pending, Answer: Unanswered}, now)
 	}
-	due, look := s.askDue(c, now)
+	due, look, heed := s.askDue(c, now)
 	if now.Mono < due {
+		s.fx.Heed = heed
 		q.stage = askIdle
 		return min(due, look)
 	}
@@ -174,7 +175,7 @@ func (s *State) put(a Ask) {
 func (s *State) currentRole(c *version, now Now) plannedLogin {
 	l := plannedLogin{v: c, purpose: AskCurrent, at: Never, crowd: true}
 	if s.ask.stage == askLogin && s.used() {
-		l.at, _ = s.askDue(c, now)
+		l.at, _, _ = s.askDue(c, now)
 	}
 	return l
 }

@@ -420,34 +420,56 @@ func TestWhenTheCurrentRoleIsAskedAfter(t *testing.T) {
 		name      string
 		run       func(r *rig)
 		due, look time.Duration // from now; negative: never
+		heed      bool
 	}{
-		{"nothing is open", func(*rig) {}, -1, -1},
-		{"only where nobody manages it", func(r *rig) { r.connect(); r.s.pools[0].managed = false; r.s.pool(7).managed = true }, -1, -1},
-		{"in use", func(r *rig) { r.connect(); r.after(1); r.step(PoolUsed{Pool: thePool}) }, 20*sec - 1, 20*sec - 1},
-		{"used when it was last known to live", func(r *rig) { r.connect(); r.step(PoolUsed{Pool: thePool}) }, 10 * time.Minute, 20 * sec},
-		{"another pool has none", func(r *rig) { r.connect(); r.step(PoolAdded{Pool: 7}) }, 10 * time.Minute, 20 * sec},
+		{"never asked after", func(r *rig) { r.connect(); r.after(20 * sec); r.s.cfg.AskAfter = -1 }, -1, -1, false},
+		{"nothing is open", func(*rig) {}, -1, -1, false},
+		{"only where nobody manages it", func(r *rig) { r.connect(); r.s.pools[0].managed = false; r.s.pool(7).managed = true }, -1, -1, false},
+		{"in use", func(r *rig) { r.connect(); r.after(1); r.step(PoolUsed{Pool: thePool}) }, 20*sec - 1, 20*sec - 1, false},
+		{"used when it was last known to live", func(r *rig) { r.connect(); r.step(PoolUsed{Pool: thePool}) }, 10 * time.Minute, 20 * sec, false},
+		{"not used for as long", func(r *rig) { r.connect(); r.after(20 * sec) }, 10*time.Minute - 20*sec, lookEvery, true},
+		{"another pool has none", func(r *rig) { r.connect(); r.step(PoolAdded{Pool: 7}) }, 10 * time.Minute, 20 * sec, false},
 		{"another pool, first, has none", func(r *rig) {
 			r.step(PoolAdded{Pool: 7})
 			r.connect()
 			r.s.pools[0], r.s.pools[1] = r.s.pools[1], r.s.pools[0]
-		}, 10 * time.Minute, 20 * sec},
+		}, 10 * time.Minute, 20 * sec, false},
 	} {
 		r := newRig(t, withQuestions())
 		r.s.current().proven = true
 		tt.run(r)
-		due, look := r.s.askDue(r.s.current(), r.now)
+		due, look, heed := r.s.askDue(r.s.current(), r.now)
 		want := func(d time.Duration) Instant {
 			if d < 0 {
 				return Never
 			}
 			return r.now.Mono.Add(d)
 		}
-		if due != want(tt.due) || look != want(tt.look) {
-			t.Errorf("%s: due in %v, looked at in %v", tt.name, due.Sub(r.now.Mono), look.Sub(r.now.Mono))
+		if due != want(tt.due) || look != want(tt.look) || heed != tt.heed {
+			t.Errorf("%s: due in %v, looked at in %v, heeded %v", tt.name, due.Sub(r.now.Mono), look.Sub(r.now.Mono), heed)
 		}
 		if got := r.s.planAsk(r.now); got != want(tt.look) {
 			t.Errorf("%s: it wakes in %v", tt.name, got.Sub(r.now.Mono))
 		}
+	}
+}
+
+// A pool that was not used for long is not looked at often; but the role is asked after at
+// once when it is used again.
+func TestAPoolThatIsUsedAgainIsAskedAtOnce(t *testing.T) {
+	r := newRig(t, withQuestions())
+	r.s.current().proven = true
+	r.connect()
+	r.after(20*sec - 1)
+	if r.step(Tick{}); r.fx.Heed {
+		t.Error("it is to be told of a use before it is time to ask")
+	}
+	if r.after(1); !r.fx.Heed || len(r.fx.Asks) > 0 {
+		t.Errorf("heeded %v, asks %v", r.fx.Heed, r.fx.Asks)
+	}
+	r.after(time.Second)
+	if r.step(PoolUsed{Pool: thePool}); len(r.fx.Asks) != 1 || r.fx.Heed {
+		t.Errorf("when it is used: heeded %v, asks %v", r.fx.Heed, r.fx.Asks)
 	}
 }
 

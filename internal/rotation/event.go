@@ -132,6 +132,7 @@ type Effects struct {
 	Look   bool        // callers who wait should Choose again
 	Marks  bool        // State.Going has changed for some sessions
 	Ends   bool        // State.Ends has changed
+	Heed   bool        // PoolUsed is to come as soon as there is something to say
 	Wake   Instant     // when to Step again, at the latest
 }
 

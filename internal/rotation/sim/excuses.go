@@ -24,12 +24,9 @@ func (e *Excuses) Move(m Move, now time.Duration) {
 	if e.Config.Kind == rotation.LoginTokens { // they are read at logins only: nothing is learnt while nobody asks
 		if m.Kind == Quiet {
 			e.quiet = max(e.quiet, now+m.For)
-			if m.For > e.Config.AskAfter {
-				e.quiet = Length // nor is it soon seen that somebody asks again
-			}
 			for i := range e.spans {
 				if e.spans[i].to > now {
-					e.spans[i].to += e.quiet - now
+					e.spans[i].to += m.For
 				}
 			}
 		}
@@ -58,13 +55,18 @@ func (e *Excuses) lasts(m Move) time.Duration {
 		switch {
 		case place:
 			return m.For + 12*sec
-		case m.Kind == RotateDud && (m.For > 3*sec || e.episodes > 1):
+		case m.Kind == RotateDud && (m.For > 3*sec || e.episodes > 1 || e.Lease > 0): // a lease may end meanwhile
 			return m.For + 12*sec // the last step of the backoff, and a little
 		}
 		return 0
 	case Renew, Burst, Impatient, Resize, Hold, Keep, ClosePool, Quiet:
 		return 0
-	case DropOld, Suspend:
+	case DropOld:
+		return 12 * sec
+	case Suspend:
+		if e.Config.Kind == rotation.Overlapping && e.Lease > 0 && m.For > e.Lease/4 {
+			return Length // nobody has renewed it meanwhile
+		}
 		return 12 * sec
 	case WallStep:
 		if e.Lease > 0 {

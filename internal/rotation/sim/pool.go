@@ -243,6 +243,7 @@ func (p *pool) worker() {
 func (p *pool) query(deadline, hold time.Duration, impatient bool, then func()) {
 	began := p.w.now
 	p.used = true
+	p.w.shell.stir()
 	p.get(deadline, func(c *conn, err error) {
 		if err != nil {
 			p.w.books.query(p, began, nil, err, impatient)

@@ -23,6 +23,7 @@ type shell struct {
 	next     rotation.VersionID
 	conns    map[rotation.SessionID]*conn
 	wake     time.Duration
+	heeds    bool      // it looks again as soon as a pool is used
 	callers  []*caller // that wait
 	waiting  int
 	read1    bool // a read is under way
@@ -144,6 +145,8 @@ func (s *shell) step(ev rotation.Event) {
 	if fx.Ends {
 		s.arm()
 	}
+	s.heeds = fx.Heed
+	s.stir()
 	s.wakeAt(fx.Wake)
 	w.books.after()
 }
@@ -158,20 +161,34 @@ func (s *shell) wakeAt(at rotation.Instant) {
 	s.wake = t
 	w.after(t-w.now, func() {
 		if s.wake == t {
-			for _, p := range w.pools {
-				if p.used {
-					p.used = false
-					s.step(rotation.PoolUsed{Pool: p.id})
-				}
-			}
 			w.books.tick()
-			if w.tracing {
-				snap := w.core.Snapshot(w.clock())
-				w.trace("tick: states %v pools %+v", snap.States, snap.Pools)
-			}
-			s.step(rotation.Tick{})
+			s.turn()
 		}
 	})
+}
+
+// turn is what the loop does when it is woken.
+func (s *shell) turn() {
+	w := s.w
+	for _, p := range w.pools {
+		if p.used {
+			p.used = false
+			s.step(rotation.PoolUsed{Pool: p.id})
+		}
+	}
+	if w.tracing {
+		snap := w.core.Snapshot(w.clock())
+		w.trace("tick: states %v pools %+v", snap.States, snap.Pools)
+	}
+	s.step(rotation.Tick{})
+}
+
+// stir wakes the loop if that is how it learns that a pool is used again.
+func (s *shell) stir() {
+	if s.heeds && slices.ContainsFunc(s.w.pools, func(p *pool) bool { return p.used }) {
+		s.heeds = false
+		s.w.after(s.w.jitter(), s.turn)
+	}
 }
 
 func (s *shell) arm() {
