@@ -106,7 +106,7 @@ func (w Window) MaxLifetime() (time.Duration, error) {
 	left := w.Overlap - w.lag()
 	left = max(left, math.MinInt64+w.maxInUse()) - w.maxInUse() // doesn't overflow
 	if left <= 0 {
-		return 0, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - checkout %v%s = %v: nothing is left for a connection to live",
+		return 0, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - max in use %v%s = %v: nothing is left for a connection to live",
 			w.Overlap, w.lag(), isDefault(w.Lag), w.maxInUse(), isDefault(w.MaxInUse), left)
 	}
 	return left, nil
@@ -123,7 +123,7 @@ func (w Window) lifetime() (d time.Duration, short bool, err error) {
 	case err != nil || w.kind != rotation.Overlapping:
 		return d, false, err
 	case d < leastLifetime:
-		return 0, false, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - checkout %v%s = %v: that is too short for a connection to live",
+		return 0, false, fmt.Errorf("sqlrotate: window: overlap %v - lag %v%s - max in use %v%s = %v: that is too short for a connection to live",
 			w.Overlap, w.lag(), isDefault(w.Lag), w.maxInUse(), isDefault(w.MaxInUse), d)
 	}
 	return d, d < shortLifetime, nil

@@ -1,18 +1,15 @@
 package prometheus
 
 import (
-	"go/format"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The Go in docs/operate.md compiles, and the metrics there and in the rules exist.
+// The metrics in docs and rules exist.
 func TestDocs(t *testing.T) {
 	ch := make(chan *prometheus.Desc, 100)
 	NewCollector().Describe(ch)
@@ -34,23 +31,5 @@ func TestDocs(t *testing.T) {
 				t.Errorf("%s: there is no %s", name, metric)
 			}
 		}
-		for _, block := range regexp.MustCompile("(?s)\n```go\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-			compiles(t, block[1])
-		}
-	}
-}
-
-// compiles builds a file of package main that has no main.
-func compiles(t *testing.T, source string) {
-	t.Helper()
-	if _, err := format.Source([]byte(source)); err != nil {
-		t.Fatal(err)
-	}
-	name := filepath.Join(t.TempDir(), "docs.go")
-	if err := os.WriteFile(name, []byte(strings.Replace(source, "package main", "package docs", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", "vet", name).CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -21,7 +21,7 @@ func (d demo) opening(file, host string, port int) string {
 	b.WriteString(wrap("", fmt.Sprintf("PostgreSQL listens at %s:%d. Every %v the agent makes a login there, writes it to %s, and drops the one before %v later. Each application has a pool of %s and %s.",
 		host, port, d.every, file, d.dropAfter(), counted(d.connections, "connection"), counted(d.workers, "worker"))))
 	b.WriteString("\n")
-	b.WriteString(wrap("  sqlrotate     ", fmt.Sprintf("reads the file and retires connections in time: overlap %v - lag %v - checkout %v = %v to live", w.Overlap, w.Lag, w.MaxInUse, lifetime)))
+	b.WriteString(wrap("  sqlrotate     ", fmt.Sprintf("reads the file and retires connections in time: overlap %v - lag %v - max in use %v = %v to live", w.Overlap, w.Lag, w.MaxInUse, lifetime)))
 	b.WriteString(wrap("  lib/pq fixed  ", "has the login that was in the file at the start"))
 	third := "reads the file for each login; SetConnMaxLifetime is not set"
 	if d.lifetime > 0 {

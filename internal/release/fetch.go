@@ -14,7 +14,7 @@ import (
 )
 
 // fetch fetches each module of the checkout that is for users as they will once its
-// version is released, and builds what README shows with them.
+// version is released, and builds what README and docs show with them.
 func fetch(ctx context.Context, c *checkout) error {
 	if err := c.checkVersions(); err != nil {
 		return err
@@ -110,14 +110,14 @@ func (w *world) sum(m *mod) (string, error) {
 	return dirhash.HashZip(zip.Name(), dirhash.DefaultHash)
 }
 
-// useAll uses the modules as their users do: each by itself, and as README does.
+// useAll uses the modules as their users do: each by itself, and as README and docs do.
 func (w *world) useAll(ctx context.Context) error {
 	for _, m := range w.public() {
 		if err := w.use(ctx, m); err != nil {
 			return err
 		}
 	}
-	return w.useReadme(ctx)
+	return w.useDocs(ctx)
 }
 
 // use gets a module alone, and builds all that can be imported of it and its commands.

@@ -205,6 +205,7 @@ func TestWhatCannotBeFetchedIsFound(t *testing.T) {
 		"a test that doesn't compile by itself":  {map[string]string{"nested/nested_test.go": "package nested\n\nvar _ = missing\n"}, "undefined: missing"},
 		"a newer Go than is said to be enough":   {map[string]string{"nested/go.mod": strings.Replace(nested("github.com/example/lib v0.3.0"), "1.25.0", "1.25.1", 1)}, "needs Go 1.25.1"},
 		"lines in README that don't compile":     {map[string]string{"README.md": "```go\nlib.Missing()\n```\n"}, "undefined: lib.Missing"},
+		"lines in docs that don't compile":       {map[string]string{"docs/more.md": "```go\nnested.Missing()\n```\n"}, "undefined: nested.Missing"},
 		"lines in README that fail when run":     {map[string]string{"README.md": "```go\nlib.NewFileSource(\"/\")\nlib.LibPQ(\"\")\nlog.Fatal(\"no such thing\")\n```\n"}, "no such thing"},
 		"no lines in README":                     {map[string]string{"README.md": "# lib\n"}, "no Go lines"},
 		"a changelog that names no version":      {map[string]string{"CHANGELOG.md": "# Changelog\n"}, "no heading"},

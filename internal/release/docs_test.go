@@ -28,7 +28,15 @@ func TestPrograms(t *testing.T) {
 		"lines without us are no such": {readme: "```go\nx.Open()\n```\n```go\nlib.New()\n```\n", uses: []string{root}, want: "lib.New()"},
 		"a package that nobody knows":  {readme: "```go\nlib.New(pgx.New())\n```\n", want: "pgx"},
 		"what is no Go":                {readme: "```go\nlib.New(\n```\n", want: "expected"},
-		"other blocks":                 {readme: "```sh\nlib.New()\n```\n", want: "no Go lines"},
+		"a whole file": {
+			readme: "```go\npackage main\n\nimport \"example.com/lib\"\n\nvar x = lib.New()\n```\n", uses: []string{root},
+			want: "var x = lib.New()\n\nfunc main() {}\n",
+		},
+		"a whole program": {
+			readme: "```go\npackage main\n\nimport \"example.com/lib\"\n\nfunc main() { lib.New() }\n```\n", uses: []string{root},
+			want: "func main() { lib.New() }\n",
+		},
+		"a file that is no Go": {readme: "```go\npackage main\n\nfunc\n```\n", want: "expected"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			list, err := programs(test.readme, ours, "the file", "the server")
@@ -42,5 +50,11 @@ func TestPrograms(t *testing.T) {
 				t.Errorf("%+v", list)
 			}
 		})
+	}
+}
+
+func TestProgramsAreMadeOfGoAlone(t *testing.T) {
+	if list, err := programs("```sh\nlib.New()\n```\n", map[string]string{"lib": "example.com/lib"}, "", ""); err != nil || len(list) > 0 {
+		t.Errorf("%v, %v", list, err)
 	}
 }

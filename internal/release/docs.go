@@ -19,10 +19,10 @@ import (
 	"time"
 )
 
-// goBlock matches the Go lines that README shows.
+// goBlock matches the Go lines that a page shows.
 var goBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
 
-// standard has the import paths of what README's lines name of the standard library.
+// standard has the import paths of what lines name of the standard library.
 func standard() map[string]string {
 	return map[string]string{
 		"context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http", "log": "log", "os": "os",
@@ -30,31 +30,55 @@ func standard() map[string]string {
 	}
 }
 
-// A program is made of lines that README shows.
+// A program is made of lines that a page shows.
 type program struct {
 	text string
-	uses []string // paths of our modules
+	uses []string // paths of our packages
 	runs bool     // it reads a credential, and so far needs no more
 }
 
-// programs makes a program of each of README's Go lines that name one of our packages,
-// ours by their names. Where such a program looks for a file and a server, it is given
-// the ones named here.
-func programs(readme string, ours map[string]string, credential, dsn string) ([]program, error) {
+// programs makes a program of each of a page's Go blocks that name one of our packages,
+// ours by their names: of a whole file, or of lines. Where a program of lines looks for a
+// file and a server, it is given the ones named here.
+func programs(page string, ours map[string]string, credential, dsn string) ([]program, error) {
 	var list []program
-	for _, block := range goBlock.FindAllStringSubmatch(readme, -1) {
-		p, err := newProgram(block[1], ours, credential, dsn)
+	for _, block := range goBlock.FindAllStringSubmatch(page, -1) {
+		build := newProgram
+		if strings.HasPrefix(block[1], "package ") {
+			build = wholeProgram
+		}
+		p, err := build(block[1], ours, credential, dsn)
 		if err != nil {
-			return nil, fmt.Errorf("in README's lines\n%s\n%w", block[1], err)
+			return nil, fmt.Errorf("in the lines\n%s\n%w", block[1], err)
 		}
 		if len(p.uses) > 0 {
 			list = append(list, p)
 		}
 	}
-	if len(list) == 0 {
-		return nil, errors.New("README has no Go lines that name the library")
-	}
 	return list, nil
+}
+
+// wholeProgram makes a program of a file of package main, which need not have a main.
+func wholeProgram(text string, ours map[string]string, _, _ string) (program, error) {
+	file, err := parser.ParseFile(token.NewFileSet(), "main.go", text, 0)
+	if err != nil {
+		return program{}, err
+	}
+	p := program{text: text}
+	known := slices.Collect(maps.Values(ours))
+	for _, spec := range file.Imports {
+		name, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			return program{}, err
+		}
+		if slices.Contains(known, name) {
+			p.uses = append(p.uses, name)
+		}
+	}
+	if file.Scope.Lookup("main") == nil {
+		p.text += "\nfunc main() {}\n"
+	}
+	return p, nil
 }
 
 func newProgram(lines string, ours map[string]string, credential, dsn string) (program, error) {
@@ -94,7 +118,7 @@ func newProgram(lines string, ours map[string]string, credential, dsn string) (p
 	return program{text: whole.String(), uses: slices.Sorted(maps.Keys(r.uses)), runs: len(r.literals) == 2}, nil
 }
 
-// reading is what is found in README's lines.
+// reading is what is found in lines.
 type reading struct {
 	ours       map[string]string // packages by the name that they go by
 	stands     map[string]string // what stands in for the argument of a function
@@ -133,56 +157,92 @@ func (r *reading) name(of string) {
 	case standard()[of] != "":
 		r.imports[standard()[of]] = true
 	default:
-		r.unknown = fmt.Errorf("nobody knows what %s is; a package may be added to those in readme.go", of)
+		r.unknown = fmt.Errorf("nobody knows what %s is; a package may be added to those in docs.go", of)
 	}
 }
 
-// useReadme builds and vets what README shows, with the modules that it uses, and runs
-// it as far as it goes without a database.
-func (w *world) useReadme(ctx context.Context) error {
-	readme, err := os.ReadFile(w.at("README.md"))
-	if err != nil {
-		return err
-	}
+// useDocs builds and vets what README and the pages in docs show, with the modules that it
+// uses, and runs lines as far as they go without a database.
+func (w *world) useDocs(ctx context.Context) error {
 	credential := filepath.Join(w.tmp, "credential")
 	if err := os.WriteFile(credential, []byte(`{"username": "app", "password": "made-up"}`), 0o600); err != nil {
 		return err
 	}
-	ours, byPath := map[string]string{}, map[string]*mod{}
-	for _, m := range w.public() {
-		ours[path.Base(m.path)], byPath[m.path] = m.path, m
-	}
-	// Nobody listens there.
-	list, err := programs(string(readme), ours, credential, "host=127.0.0.1 port=1 dbname=app sslmode=disable")
-	if err != nil {
-		return err
-	}
-	for _, p := range list {
-		var uses []*mod
-		for _, path := range p.uses {
-			uses = append(uses, byPath[path])
+	ours := w.packages()
+	for _, name := range w.files {
+		if name != "README.md" && path.Dir(name) != "docs" || path.Ext(name) != ".md" {
+			continue
 		}
-		dir, err := w.user(ctx, uses...)
+		page, err := os.ReadFile(w.at(name))
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(p.text), 0o644); err != nil {
-			return err
+		// Nobody listens there.
+		list, err := programs(string(page), ours, credential, "host=127.0.0.1 port=1 dbname=app sslmode=disable")
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		w.log("go build and vet of README's lines with %s", strings.Join(p.uses, " and "))
-		if _, err := w.goTool(ctx, dir, "vet", "."); err != nil {
-			return fmt.Errorf("%w\n%s", err, p.text)
+		if len(list) == 0 && name == "README.md" {
+			return errors.New("README.md has no Go lines that name the library")
 		}
-		if _, err := w.goTool(ctx, dir, "build", "-o", "program", "."); err != nil {
-			return fmt.Errorf("%w\n%s", err, p.text)
-		}
-		if p.runs {
-			if err := runWithoutServer(ctx, dir); err != nil {
-				return fmt.Errorf("%w\n%s", err, p.text)
+		for _, p := range list {
+			w.log("go build and vet of lines in %s with %s", name, strings.Join(p.uses, " and "))
+			if err := w.useProgram(ctx, p); err != nil {
+				return fmt.Errorf("%s: %w\n%s", name, err, p.text)
 			}
 		}
 	}
 	return nil
+}
+
+func (w *world) useProgram(ctx context.Context, p program) error {
+	var uses []*mod
+	for _, path := range p.uses {
+		if m := w.moduleOf(path); !slices.Contains(uses, m) {
+			uses = append(uses, m)
+		}
+	}
+	dir, err := w.user(ctx, uses...)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(p.text), 0o644); err != nil {
+		return err
+	}
+	if _, err := w.goTool(ctx, dir, "vet", "."); err != nil {
+		return err
+	}
+	if _, err := w.goTool(ctx, dir, "build", "-o", "program", "."); err != nil || !p.runs {
+		return err
+	}
+	return runWithoutServer(ctx, dir)
+}
+
+// packages returns the paths of what users can import of us, by the packages' names.
+func (c *checkout) packages() map[string]string {
+	ours := map[string]string{}
+	for _, name := range c.files {
+		dir := path.Dir(name)
+		if path.Ext(name) != ".go" || slices.ContainsFunc(strings.Split(dir, "/"), func(elem string) bool { return elem == "internal" || elem == "cmd" || elem == "testdata" }) {
+			continue
+		}
+		if at := path.Join(c.root().path, dir); c.moduleOf(at).isPublic() {
+			ours[path.Base(at)] = at
+		}
+	}
+	return ours
+}
+
+// moduleOf returns the module that has a package: of those whose path its begins with, the
+// longest. (A module's directory is where its path says.)
+func (c *checkout) moduleOf(path string) *mod {
+	of := c.root()
+	for _, m := range c.modules {
+		if strings.HasPrefix(path+"/", m.path+"/") && len(m.path) > len(of.path) {
+			of = m
+		}
+	}
+	return of
 }
 
 // runWithoutServer runs the program in dir, which may end well or because nobody
