@@ -63,9 +63,24 @@ type Login struct {
 	Format Format
 	Why    string
 
+	// From says where each was found.
+	From Origins
+
 	// Host, Port and Database are what the content names beside the login; empty if it
 	// names none, or several.
 	Host, Port, Database string
+}
+
+// Origins are where the parts of a [Login] were found. What was not found has none.
+type Origins struct{ Username, Password, NotAfter Origin }
+
+// Origin is where a value was found.
+type Origin struct {
+	// Key is the key, in quotes, or what stands in its place in words.
+	Key string
+
+	// Line is from 1; 0 if there are no lines.
+	Line int
 }
 
 // Parse returns the login in the content of one file. The error is an [*Error].

@@ -712,3 +712,29 @@ func scalars(t *testing.T, dec *json.Decoder, path []string) (found []string) {
 	}
 	return found
 }
+
+func TestLoginSaysWhereItWasFound(t *testing.T) {
+	for _, c := range []struct {
+		content string
+		opt     Options
+		from    Origins
+		format  string
+	}{
+		{"{\n\"username\": \"app\",\n\"password\": \"pw\"\n}", Options{}, Origins{Username: Origin{`"username"`, 2}, Password: Origin{`"password"`, 3}}, "json"},
+		{"# made by hand\nDB_USER=app\nDB_PASSWORD=pw\n", Options{}, Origins{Username: Origin{`"DB_USER"`, 2}, Password: Origin{`"DB_PASSWORD"`, 3}}, "dotenv"},
+		{"{\"db\": {\"u\": \"app\",\n\"p\": \"pw\"}, \"expires_at\": 4102444800}", Options{UsernameKey: "db.u", PasswordKey: "db.p"}, Origins{Origin{`"db.u"`, 1}, Origin{`"db.p"`, 2}, Origin{`"expires_at"`, 2}}, "json"},
+		{"postgres://app:pw@db/app", Options{}, Origins{Username: Origin{"user", 1}, Password: Origin{"password", 1}}, "url"},
+		{"DATABASE_URL=postgres://app:pw@db/app", Options{}, Origins{Username: Origin{`user in "DATABASE_URL"`, 1}, Password: Origin{`password in "DATABASE_URL"`, 1}}, "dotenv"},
+		{"pw", Options{Username: "app", Format: FormatPassword}, Origins{Username: Origin{"FileOptions.Username", 0}, Password: Origin{"the password", 0}}, "password"},
+		{"{\"ARN\": \"a\",\n\"SecretString\": \"{\\\"username\\\":\\\"app\\\",\\\"password\\\":\\\"pw\\\"}\"}", Options{}, Origins{Username: Origin{`"username" in "SecretString"`, 2}, Password: Origin{`"password" in "SecretString"`, 2}}, "json"},
+	} {
+		got, err := Parse([]byte(c.content), c.opt)
+		if err != nil || got.From != c.from || string(got.Format) != c.format {
+			t.Errorf("%q: %v %+v, %v; want %+v", c.content, got.Format, got.From, err, c.from)
+		}
+	}
+	dir, err := ParseDir(map[string][]byte{"username": []byte("app\n"), "password": []byte("pw")}, Options{})
+	if want := (Origins{Username: Origin{`"username"`, 0}, Password: Origin{`"password"`, 0}}); err != nil || dir.From != want {
+		t.Errorf("a directory: %+v, %v", dir.From, err)
+	}
+}

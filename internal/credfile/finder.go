@@ -29,7 +29,12 @@ type finder struct {
 }
 
 // field is a value and the key it came from.
-type field struct{ key, value string }
+type field struct {
+	key, value string
+	line       int // 0 if there are no lines
+}
+
+func (f field) origin() Origin { return Origin{Key: f.key, Line: f.line} }
 
 // place is a value that is told of, and needn't be there. Of two that differ, none is.
 type place struct {
@@ -151,7 +156,7 @@ func (f *finder) take(to *field, key, value string, line int) error {
 		if err := f.check(key, value, line, to == &f.password); err != nil {
 			return err
 		}
-		*to = field{key, value}
+		*to = field{key, value, line}
 		return nil
 	case to.value == value:
 		return nil
@@ -265,7 +270,7 @@ func (f *finder) putEnd(key, value string, line int) error {
 	if f.end.key != "" && !t.Equal(f.notAfter) {
 		return f.fail(ReasonConflict, line, "the values of %s and %s differ", f.end.key, key)
 	}
-	f.end.key, f.notAfter = key, t
+	f.end.key, f.end.line, f.notAfter = key, line, t
 	return nil
 }
 
@@ -289,6 +294,7 @@ func (f *finder) login(err error) (Login, error) {
 	}
 	return Login{
 		Username: f.user.value, Password: f.password.value, NotAfter: f.notAfter, Format: f.format, Why: f.why,
+		From: Origins{Username: f.user.origin(), Password: f.password.origin(), NotAfter: f.end.origin()},
 		Host: f.host.value, Port: f.port.value, Database: f.database.value,
 	}, nil
 }
@@ -303,7 +309,9 @@ func (f *finder) complete() error {
 		if f.user.value != "" && f.user.value != user {
 			return f.fail(ReasonConflict, 0, "%s is another user name than FileOptions.Username", f.user.key)
 		}
-		f.user.value = user
+		if f.user.value == "" {
+			f.user = field{key: "FileOptions.Username", value: user}
+		}
 	}
 	switch {
 	case f.user.value == "" || f.password.value == "":
