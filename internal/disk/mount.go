@@ -2,8 +2,10 @@ package disk
 
 import (
 	"bytes"
+	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -30,20 +32,89 @@ func MountOf(path string) Mount {
 	return mountOf(table, real, info.IsDir())
 }
 
-// mountOf looks real up in a table of mounts, proc_pid_mountinfo(5).
+// mountOf looks real up in a table of mounts.
 func mountOf(table []byte, real string, isDir bool) (m Mount) {
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	for line := range bytes.Lines(table) {
-		fields := strings.Fields(string(line))
-		if len(fields) < 5 || unescape.Replace(fields[4]) != real {
+	for e := range mounts(table) {
+		if e.point != real {
 			continue
 		}
-		root, gone := strings.CutSuffix(fields[3], "//deleted")
 		// The kubelet's versions of a volume have names like ..2026_11_26.
-		m = Mount{Alone: !isDir || strings.Contains(root, "/.."), Name: filepath.Base(unescape.Replace(root))}
-		if gone {
+		m = Mount{Alone: !isDir || strings.Contains(e.root, "/.."), Name: filepath.Base(e.root)}
+		if e.gone {
 			m.Name = ""
 		}
 	}
 	return m
+}
+
+// Volume is the mounted file system that a path is in.
+type Volume struct {
+	// Point is where it is mounted, and Root which directory or file of its file system
+	// is seen there: "/" if all of it is.
+	Point, Root string
+	// Kind is the kind of its file system, as the kernel names it.
+	Kind string
+	// ReadOnly says that nothing can be written to it here.
+	ReadOnly bool
+	// Remote is the name of a kind of file system that doesn't tell what others change
+	// in it, such as NFS; empty for others.
+	Remote string
+}
+
+// VolumeOf returns the volume of what path, which is absolute, leads to, as far as the
+// system tells.
+func VolumeOf(path string) Volume {
+	real := realName(path)
+	if real == "" {
+		return Volume{}
+	}
+	table, _ := os.ReadFile("/proc/self/mountinfo") // only Linux has it
+	v := volumeOf(table, real)
+	v.Remote = remote(real)
+	return v
+}
+
+// volumeOf looks for the mount nearest above real in a table of mounts. Of several at one
+// point the last one covers the others.
+func volumeOf(table []byte, real string) (v Volume) {
+	for e := range mounts(table) {
+		if len(e.point) < len(v.Point) || !within(real, e.point) {
+			continue
+		}
+		v = Volume{Point: e.point, Root: e.root, Kind: e.kind, ReadOnly: e.readOnly}
+	}
+	return v
+}
+
+func within(path, dir string) bool {
+	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(dir, "/"))
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// entry is a line of a table of mounts.
+type entry struct {
+	root, point, kind string
+	gone              bool // root has no name any more
+	readOnly          bool
+}
+
+// mounts yields the lines of a table of mounts, proc_pid_mountinfo(5).
+func mounts(table []byte) iter.Seq[entry] {
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	return func(yield func(entry) bool) {
+		for line := range bytes.Lines(table) {
+			before, after, _ := strings.Cut(string(line), " - ")
+			fields := strings.Fields(before)
+			if len(fields) < 6 {
+				continue
+			}
+			root, gone := strings.CutSuffix(fields[3], "//deleted")
+			kind, _, _ := strings.Cut(after, " ")
+			options := strings.Split(fields[5], ",")
+			e := entry{unescape.Replace(root), unescape.Replace(fields[4]), kind, gone, slices.Contains(options, "ro")}
+			if !yield(e) {
+				return
+			}
+		}
+	}
 }

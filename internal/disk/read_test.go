@@ -255,8 +255,8 @@ func TestReaderOfTwoFilesIsNeverTorn(t *testing.T) {
 	}
 }
 
-func TestMountOf(t *testing.T) {
-	table := []byte(`22 27 0:21 / /proc rw,relatime - proc proc rw
+// mountTable is one of proc_pid_mountinfo(5).
+const mountTable = `22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 40 27 254:0 /srv/a\040b/cred /run/secrets/db\040login ro - ext4 /dev/vda rw
 41 27 254:0 /srv/cred//deleted /run/secrets/gone ro - ext4 /dev/vda rw
@@ -264,7 +264,9 @@ func TestMountOf(t *testing.T) {
 43 27 0:40 /..2026_11_26_03_14_31.1/sub /vault/sub rw - tmpfs tmpfs rw
 44 27 0:41 / /twice rw - tmpfs tmpfs rw
 45 27 254:0 /srv/cred /twice rw - ext4 /dev/vda rw
-`)
+`
+
+func TestMountOf(t *testing.T) {
 	for _, c := range []struct {
 		path  string
 		isDir bool
@@ -277,8 +279,30 @@ func TestMountOf(t *testing.T) {
 		{"/vault/sub", true, Mount{Alone: true, Name: "sub"}},
 		{"/twice", false, Mount{Alone: true, Name: "cred"}},
 	} {
-		if got := mountOf(table, c.path, c.isDir); got != c.want {
+		if got := mountOf([]byte(mountTable), c.path, c.isDir); got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.path, got, c.want)
 		}
+	}
+}
+
+func TestVolumeOf(t *testing.T) {
+	for path, want := range map[string]Volume{
+		"/etc/secret":               {Point: "/", Root: "/", Kind: "ext4"},
+		"/run/secrets/db login":     {Point: "/run/secrets/db login", Root: "/srv/a b/cred", Kind: "ext4", ReadOnly: true},
+		"/vault/secrets":            {Point: "/vault/secrets", Root: "/", Kind: "tmpfs"},
+		"/vault/secrets/db/user":    {Point: "/vault/secrets", Root: "/", Kind: "tmpfs"},
+		"/vault/secrets-not/db":     {Point: "/", Root: "/", Kind: "ext4"},
+		"/vault/sub/user":           {Point: "/vault/sub", Root: "/..2026_11_26_03_14_31.1/sub", Kind: "tmpfs"},
+		"/twice/covered/by/another": {Point: "/twice", Root: "/srv/cred", Kind: "ext4"},
+	} {
+		if got := volumeOf([]byte(mountTable), path); got != want {
+			t.Errorf("%s: %+v, want %+v", path, got, want)
+		}
+	}
+	if got := VolumeOf(t.TempDir()); got.Kind == "" || got.Point == "" {
+		t.Errorf("a temporary directory: %+v", got)
+	}
+	if got := VolumeOf("/no/such/path"); got != (Volume{}) {
+		t.Errorf("what doesn't exist: %+v", got)
 	}
 }
