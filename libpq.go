@@ -139,6 +139,14 @@ func (p postgres) Open(ctx context.Context, cred Credential, dial DialFunc) (_ d
 	return conn, nil
 }
 
+// Config returns what the DSN and the environment say: where logins go and how they are
+// protected. It holds no login.
+func (p postgres) Config() pq.Config {
+	cfg := p.cfg.Clone()
+	cfg.User = ""
+	return cfg
+}
+
 // ProbeQuery asks whether a role still lives: a session of a role that was dropped fails
 // it with 42704, where a ping or "select 1" succeeds. (PostgreSQL 15.)
 func (postgres) ProbeQuery() string { return "select current_user" }

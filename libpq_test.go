@@ -606,3 +606,16 @@ func TestPostgresNeedsNoUserOfTheOperatingSystem(t *testing.T) {
 		}
 	}
 }
+
+func TestLibPQSaysWhereLoginsGo(t *testing.T) {
+	t.Setenv("PGUSER", "somebody")
+	t.Setenv("PGPASSWORD", "else")
+	opener, err := LibPQ("postgres://app@db.example.org:6432/shop?sslmode=verify-full")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := opener.(interface{ Config() pq.Config }).Config()
+	if cfg.Host != "db.example.org" || cfg.Port != 6432 || cfg.Database != "shop" || cfg.SSLMode != pq.SSLModeVerifyFull || cfg.User != "" || cfg.Password != "" {
+		t.Errorf("%+v", cfg)
+	}
+}
