@@ -1,5 +1,7 @@
-// Command sqlrotate shows the sqlrotate package at work: "sqlrotate demo" runs three
-// applications under load on a PostgreSQL of its own while their login is rotated.
+// Command sqlrotate is for who runs services with the package sqlrotate: "sqlrotate check"
+// says what will become of a credential file, a DSN and a window, "sqlrotate parse" how a
+// file is read, and "sqlrotate demo" shows the package at work: it runs three applications
+// under load on a PostgreSQL of its own while their login is rotated.
 package main
 
 import (
@@ -33,6 +35,8 @@ type command struct {
 
 func commands() []command {
 	return []command{
+		{"check", "say what the library will do with a file, a DSN and a window", runCheck},
+		{"parse", "say how a credential file is read", runParse},
 		{"demo", "watch a database login being rotated under three applications", runDemo},
 		{"version", "print the version of this program", runVersion},
 	}

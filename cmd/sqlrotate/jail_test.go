@@ -1,0 +1,53 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// jailed is set in a test process that another one has started by runAs.
+const jailed = "SQLROTATE_TEST_CHILD"
+
+// runAs runs the calling test in a process of its own, and reports whether that is this
+// one: as "user", to whom file permissions apply even if this is root, or as "root" of a
+// user and mount namespace, who may mount.
+func runAs(t *testing.T, as string) bool {
+	t.Helper()
+	if os.Getenv(jailed) != "" {
+		return true
+	}
+	uid, flags := 0, uintptr(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS)
+	if as == "user" {
+		uid, flags = 1000, syscall.CLONE_NEWUSER
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), jailed+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  flags,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Getegid(), Size: 1}},
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		if os.Getenv("CI") == "" {
+			t.Skipf("no user namespaces here: %v", err)
+		}
+		t.Fatalf("no user namespaces here: %v", err)
+	}
+	err := cmd.Wait()
+	_, _ = t.Output().Write(out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "--- PASS: "+t.Name()) {
+		t.Fatal("the test did not run in the child process")
+	}
+	return false
+}
