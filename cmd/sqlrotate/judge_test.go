@@ -63,6 +63,10 @@ func TestJudge(t *testing.T) {
 			f.file.volume.Remote, f.file.status.Events = "NFS", false
 			f.window.Lag, f.window.MaxLifetime = time.Second, 569*time.Second
 		}, levelWarning, "lag", "1s is too short: no events arrive, and the file is read every 5s"},
+		{"no lag in place", func(f *facts) {
+			f.file.volume.Remote, f.file.status.Events = "NFS", false
+			f.window.kind, f.window.Lag = inPlace, 0
+		}, levelNote, "events", "there are none on NFS"},
 		{"no table of mounts", func(f *facts) { f.file.volume = disk.Volume{} }, levelOK, "mount", "this system doesn't say"},
 		{"nothing is mounted", func(f *facts) { f.file.volume = disk.Volume{Point: "/", Root: "/", Kind: "overlay"} }, levelNote, "mount", "the container's own file system"},
 		{"a volume", func(f *facts) { f.file.version = "..2026_11_26" }, levelOK, "mount", "a volume with versions (..data)"},
@@ -104,7 +108,7 @@ func TestJudge(t *testing.T) {
 		{"a standby", func(f *facts) { f.server.role.standby = true }, levelNote, "standby", "gets there later"},
 		{"one of several hosts", func(f *facts) { f.dsn.others, f.file.parsed.Host = 1, "db2.example.org" }, levelNote, "dsn", "and 1 host more"},
 		{"several hosts", func(f *facts) { f.dsn.others = 2 }, levelNote, "dsn", "and 2 hosts more"},
-		{"no limits for superusers", func(f *facts) { f.server.role.super, f.server.role.maxConnections = true, 1 }, levelWarning, "role", "is a superuser"},
+		{"no limits for superusers", func(f *facts) { f.server.role.super, f.server.role.maxConnections = true, 10 }, levelWarning, "role", "is a superuser"},
 		{"room for one more", func(f *facts) { f.server.role.roleLimit = 11 }, levelOK, "role-limit", "with room for the pool's 10 and one more"},
 		{"no room for one more", func(f *facts) { f.server.role.databaseLimit = 10 }, levelWarning, "database-limit", "a rotation needs one more"},
 		{"reserved", func(f *facts) { f.server.role.maxConnections, f.server.role.reserved = 13, 4 }, levelFail, "server-limit", "is 9, less than the pool's 10"},

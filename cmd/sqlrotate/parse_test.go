@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sqlrotate/sqlrotate"
+	"github.com/sqlrotate/sqlrotate/internal/disk"
 )
 
 // secret is the password of the samples.
@@ -105,6 +108,9 @@ func TestParseReadsADirectory(t *testing.T) {
 
 // Not even how long it is.
 func TestParseTellsNothingOfThePassword(t *testing.T) {
+	if p, err := parse(disk.Snapshot{Data: []byte(`{"username":"app","password":"` + secret + `"}`)}, sqlrotate.FileOptions{}); err != nil || p.Password != "" {
+		t.Errorf("it keeps %q, %v", p.Password, err)
+	}
 	short, _ := parseOf(t, `{"username":"app","password":"x1"}`)
 	long, _ := parseOf(t, `{"username":"app","password":"`+strings.Repeat("x1", 500)+`"}`)
 	if short != long {
