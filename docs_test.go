@@ -227,3 +227,77 @@ func formats(t *testing.T) map[string]sqlrotate.Format {
 	}
 	return found
 }
+
+// Each command that the documentation has one type is run in CI, where this says; a command
+// that isn't in the list is one that nobody has thought of running.
+func TestCommandsInDocsAreRun(t *testing.T) {
+	run := []struct{ command, where, by string }{
+		{`go get github\.com/sqlrotate/sqlrotate( |$|@|/)`, "internal/release/fetch.go", `get := []string{"get"}`},
+		{`go install github\.com/sqlrotate/sqlrotate/cmd/sqlrotate@latest$`, "internal/release/fetch.go", `w.goTool(ctx, dir, "build", "-o", filepath.Join(w.tmp, "command"), path)`},
+		{`cd "\$\(mktemp -d\)" && go mod init try$`, "internal/release/rehearse.go", "fetchTagged"},
+		{`git (tag|push) `, "internal/release/rehearse.go", "commitAndTag"},
+		{`make (test|lint|soak|integration)\b`, ".ci/run", "for part in test lint soak integration; do"},
+		{`make demo\b`, "Makefile", "demo-short:\n\tgo run ./cmd/sqlrotate demo"},
+		{`promtool `, "integration/alerts/docs_test.go", `promtool .*$`},
+		{`vault write database/roles/app `, "integration/docs_test.go", "../docs/vault.md"},
+	}
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	for _, name := range append(pages, "README.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md") {
+		if name == filepath.FromSlash("docs/formats.md") {
+			continue // what is shell there is a credential file: see TestFormatsAreAsDocumented
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range regexp.MustCompile("(?s)\n *```sh\n(.*?)```").FindAllStringSubmatch(strings.ReplaceAll(string(text), "\r\n", "\n"), -1) {
+			for line := range strings.Lines(joined(block[1])) {
+				known := strings.TrimSpace(line) == ""
+				for _, r := range run {
+					if regexp.MustCompile("^" + r.command).MatchString(strings.TrimSpace(line)) {
+						known, used[r.command] = true, true
+						break
+					}
+				}
+				if !known {
+					t.Errorf("%s: who runs this?\n%s", name, line)
+				}
+			}
+		}
+	}
+	for _, r := range run {
+		text, err := os.ReadFile(filepath.FromSlash(r.where))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(strings.ReplaceAll(string(text), "\r\n", "\n"), r.by) {
+			t.Errorf("%s doesn't run %s: there is no %q", r.where, r.command, r.by)
+		}
+		if !used[r.command] {
+			t.Errorf("nothing has one type %s", r.command)
+		}
+	}
+}
+
+// joined returns shell lines with one command in each: what is quoted or goes on in the next
+// line is one.
+func joined(lines string) string {
+	var b strings.Builder
+	quoted := false
+	for line := range strings.Lines(lines) {
+		line = strings.TrimRight(line, "\n")
+		if n := strings.Count(line, `"`) - strings.Count(line, `\"`); n%2 != 0 {
+			quoted = !quoted
+		}
+		if rest, ok := strings.CutSuffix(line, `\`); ok || quoted || strings.HasSuffix(line, "&&") {
+			b.WriteString(strings.TrimSpace(rest) + " ")
+			continue
+		}
+		b.WriteString(strings.TrimSpace(line) + "\n")
+	}
+	return b.String()
+}
