@@ -36,10 +36,10 @@ type mod struct {
 }
 
 // isPublic reports whether a module is for users. All are that aren't in one of the
-// directories for our own use, so none is forgotten.
+// directories for our own use or among the examples, so none is forgotten.
 func (m *mod) isPublic() bool {
 	top, _, _ := strings.Cut(m.dir, "/")
-	return top != "bench" && top != "integration" && top != "internal"
+	return !slices.Contains([]string{"bench", "examples", "integration", "internal"}, top)
 }
 
 // open reads the checkout in dir, whose CHANGELOG.md names its version.

@@ -35,6 +35,8 @@ func fixture(t *testing.T, planted map[string]string) string {
 		"bench/go.mod": "module github.com/example/lib/bench\n\ngo 1.25.0\n\nrequire github.com/example/lib v0.3.0\n\n" +
 			"replace github.com/example/lib => ../\n",
 		"bench/aux.txt": "nobody fetches this\n",
+		"examples/app/go.mod": "module github.com/example/lib/examples/app\n\ngo 1.25.0\n\nrequire github.com/example/lib v0.3.0\n\n" +
+			"replace github.com/example/lib => ../../\n",
 	})
 	plant(t, dir, planted)
 	return dir
@@ -166,7 +168,7 @@ func TestVersionsAreWritten(t *testing.T) {
 		}
 	}
 	versions()
-	for _, name := range []string{"nested/go.mod", "bench/go.mod"} {
+	for _, name := range []string{"nested/go.mod", "bench/go.mod", "examples/app/go.mod"} {
 		if text := read(t, dir, name); !strings.Contains(text, "require github.com/example/lib v1.0.0\n") {
 			t.Errorf("%s has no v1.0.0:\n%s", name, text)
 		}
