@@ -20,11 +20,11 @@ DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify githu
 # What each of these does, in this order.
 LINT_STEPS        = format vet golangci modules clone standalone fetch-check cross
 SOAK_STEPS        = soak-tests soak-simulator fuzz mutate $(if $(CI),,soak-difftest)
-INTEGRATION_STEPS = demo-short difftest vault integration-lint integration-alerts integration-vault integration-kubelet integration-containers
+INTEGRATION_STEPS = demo-short difftest vault integration-lint integration-alerts integration-vault integration-kubernetes integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
 DIFFTEST    = internal/credfile/difftest
-INTEGRATION = $(DIFFTEST) integration integration/alerts integration/kubelet integration/containers
+INTEGRATION = $(DIFFTEST) integration integration/alerts integration/kubernetes integration/containers
 
 VAULT_VERSION = $(shell cd integration/vaultbin && GOWORK=off go list -m -f '{{.Version}}' github.com/hashicorp/vault | tr -d v)
 VAULT = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sqlrotate/vault-$(VAULT_VERSION)
@@ -124,7 +124,7 @@ need-test:
 	@internal/setup.sh go.work postgres compiler
 
 need-integration:
-	@internal/setup.sh go.work integration/kubelet/go.mod postgres compiler docker pgbouncer promtool references
+	@internal/setup.sh go.work integration/kubernetes/go.mod postgres compiler docker pgbouncer promtool references
 
 tools: bin/golangci-lint
 
@@ -215,8 +215,8 @@ integration-alerts:
 integration-vault:
 	cd integration && GOWORK=off $(RETEST) -timeout=30m ./...
 
-integration-kubelet:
-	cd integration/kubelet && GOWORK=off $(RETEST) -timeout=30m ./...
+integration-kubernetes:
+	cd integration/kubernetes && GOWORK=off $(RETEST) -timeout=30m ./...
 
 integration-containers:
 	cd integration/containers && GOWORK=off $(RETEST) -timeout=30m ./...

@@ -1,4 +1,4 @@
-module github.com/sqlrotate/sqlrotate/integration/kubelet
+module github.com/sqlrotate/sqlrotate/integration/kubernetes
 
 go 1.26.0
 
