@@ -76,7 +76,7 @@ lint: need-compiler tools ## formats, linters, the modules' files, and the root 
 soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, the simulator, and all fuzz tests for as long together; mutants of the rules
 	$(call each,$(SOAK_STEPS))
 
-integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, promtool, containers, and the kubelet's writer
+integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, promtool, containers, the kubelet's writer, and the examples for Kubernetes
 	$(call each,$(INTEGRATION_STEPS))
 
 soak-tests:
@@ -215,6 +215,7 @@ integration-alerts:
 integration-vault:
 	cd integration && GOWORK=off $(RETEST) -timeout=30m ./...
 
+# The kubelet's writer, and the examples.
 integration-kubernetes:
 	cd integration/kubernetes && GOWORK=off $(RETEST) -timeout=30m ./...
 

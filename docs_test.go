@@ -240,6 +240,7 @@ func TestCommandsInDocsAreRun(t *testing.T) {
 		{`make demo\b`, "Makefile", "demo-short:\n\tgo run ./cmd/sqlrotate demo"},
 		{`promtool `, "integration/alerts/docs_test.go", `promtool .*$`},
 		{`vault write database/roles/app `, "integration/docs_test.go", "../docs/vault.md"},
+		{`vault write (database/roles|auth/kubernetes/role)/orders |printf .* \| vault policy write orders -$`, "integration/kubernetes/examples/vault_test.go", `"deploy.md"`},
 	}
 	pages, err := filepath.Glob("docs/*.md")
 	if err != nil {
