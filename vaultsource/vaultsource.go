@@ -16,6 +16,7 @@ package vaultsource
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -64,6 +65,10 @@ type lease struct {
 //     changes in place (see [sqlrotate.InPlace]). It has no NotAfter, because its
 //     sessions survive that.
 //   - a path of a KV engine, of either version, with the fields username and password.
+//
+// The Version of a static role's login is the time of its last rotation, and that of a
+// secret in KV version 2 is its number there, so that every process names it alike. Other
+// logins have none: a dynamic role is known by its user name.
 //
 // The client and its token are the caller's. The token needs "read" on path and, for
 // leases, "update" on sys/leases/renew, which Vault's default policy grants. A lease
@@ -161,15 +166,21 @@ func (s *Source) read(ctx context.Context) error {
 		return s.wrap(errors.New("nothing is there: check the path, and what the token may read"))
 	}
 	data := secret.Data
+	version, _ := data["last_vault_rotation"].(string) // of a static role
+	if _, err := time.Parse(time.RFC3339, version); err != nil {
+		version = ""
+	}
 	if inner, ok := data["data"].(map[string]any); ok { // KV version 2
-		data = inner
+		metadata, _ := data["metadata"].(map[string]any)
+		number, _ := metadata["version"].(json.Number)
+		data, version = inner, number.String()
 	}
 	username, _ := data["username"].(string)
 	password, _ := data["password"].(string)
 	if username == "" || password == "" {
 		return s.wrap(errors.New("it has no username and password"))
 	}
-	l := lease{cred: sqlrotate.Credential{Username: username, Password: sqlrotate.NewSecret(password)}, read: now}
+	l := lease{cred: sqlrotate.Credential{Username: username, Password: sqlrotate.NewSecret(password), Version: version}, read: now}
 	if secret.LeaseID != "" && secret.LeaseDuration > 0 {
 		l.id, l.duration = secret.LeaseID, seconds(secret.LeaseDuration)
 		l.cred.NotAfter = wall(now.Add(l.duration))

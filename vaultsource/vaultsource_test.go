@@ -119,19 +119,23 @@ func TestSourceConforms(t *testing.T) {
 
 func TestWhatIsRead(t *testing.T) {
 	for name, test := range map[string]struct {
-		body string
-		want string // of an error
-		life time.Duration
+		body    string
+		want    string // of an error
+		life    time.Duration
+		version string
 	}{
-		"dynamic role":     {body: `{"lease_id":"l","lease_duration":3600,"renewable":true,"data":{"username":"u","password":"p"}}`, life: time.Hour},
-		"static role":      {body: `{"lease_id":"","lease_duration":0,"data":{"username":"u","password":"p","ttl":86399,"rotation_period":86400}}`},
-		"KV version 1":     {body: `{"lease_id":"","lease_duration":2764800,"data":{"username":"u","password":"p"}}`},
-		"KV version 2":     {body: `{"lease_id":"","lease_duration":0,"data":{"data":{"username":"u","password":"p"},"metadata":{"version":3}}}`},
-		"no password":      {body: `{"data":{"username":"u","password":""}}`, want: "no username and password"},
-		"a number":         {body: `{"data":{"username":"u","password":12345}}`, want: "no username and password"},
-		"deleted from KV":  {body: `{"data":{"data":null,"metadata":{"version":3}}}`, want: "no username and password"},
-		"nothing":          {want: "nothing is there"},
-		"not a JSON value": {body: `"secret`, want: "vault path"},
+		"dynamic role":                       {body: `{"lease_id":"l","lease_duration":3600,"renewable":true,"data":{"username":"u","password":"p"}}`, life: time.Hour},
+		"static role":                        {body: `{"lease_id":"","lease_duration":0,"data":{"username":"u","password":"p","ttl":86399,"rotation_period":86400}}`},
+		"static role, rotated":               {body: `{"data":{"username":"u","password":"p","last_vault_rotation":"2026-01-02T03:04:05.678Z"}}`, version: "2026-01-02T03:04:05.678Z"},
+		"KV version 1, a field of that name": {body: `{"data":{"username":"u","password":"p","last_vault_rotation":"secret"}}`},
+		"KV version 1":                       {body: `{"lease_id":"","lease_duration":2764800,"data":{"username":"u","password":"p"}}`},
+		"KV version 2":                       {body: `{"lease_id":"","lease_duration":0,"data":{"data":{"username":"u","password":"p"},"metadata":{"version":3}}}`, version: "3"},
+		"KV version 2, without a number":     {body: `{"data":{"data":{"username":"u","password":"p"},"metadata":null}}`},
+		"no password":                        {body: `{"data":{"username":"u","password":""}}`, want: "no username and password"},
+		"a number":                           {body: `{"data":{"username":"u","password":12345}}`, want: "no username and password"},
+		"deleted from KV":                    {body: `{"data":{"data":null,"metadata":{"version":3}}}`, want: "no username and password"},
+		"nothing":                            {want: "nothing is there"},
+		"not a JSON value":                   {body: `"secret`, want: "vault path"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -156,6 +160,9 @@ func TestWhatIsRead(t *testing.T) {
 			}
 			if err != nil || cred.Username != "u" || cred.Password.Reveal() != "p" {
 				t.Fatalf("%v, %v", cred, err)
+			}
+			if cred.Version != test.version {
+				t.Errorf("its version is %q, want %q", cred.Version, test.version)
 			}
 			if test.life == 0 {
 				if !cred.NotAfter.IsZero() {
