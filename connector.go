@@ -90,6 +90,15 @@ type Config struct {
 	// Dial opens network connections. Nil means a zero net.Dialer.
 	Dial DialFunc
 
+	// TagVersion has each session carry the name of its credential's version in its
+	// application_name, after the application's own: see [ApplicationName], and
+	// docs/operate.md for the query that tells who is still on which. The Opener must have
+	// a method Tagged() Opener, as that of [LibPQ] has. There the application's own name is
+	// that of the DSN, else PGAPPNAME, else the DSN's fallback_application_name; one that is
+	// set elsewhere (options, PGOPTIONS, ALTER ROLE, ALTER DATABASE) gives way. A session
+	// whose application sets application_name later loses the name of its version.
+	TagVersion bool
+
 	// Logger gets a line for every change of state, never a secret. Nil means
 	// slog.Default().
 	Logger *slog.Logger
@@ -247,6 +256,13 @@ func New(cfg Config) (*Connector, error) {
 	rules, err := cfg.rules()
 	if err != nil {
 		return nil, err
+	}
+	if cfg.TagVersion {
+		o, ok := cfg.Opener.(interface{ Tagged() Opener })
+		if !ok {
+			return nil, fmt.Errorf("sqlrotate: Config.TagVersion is set, and the Opener, a %T, has no method Tagged: with FromDriver use ApplicationName in the DSN", cfg.Opener)
+		}
+		cfg.Opener = o.Tagged()
 	}
 	clock := rotation.NewClock(time.Now())
 	c := &Connector{

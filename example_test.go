@@ -2,7 +2,9 @@ package sqlrotate_test
 
 import (
 	"context"
+	"fmt"
 	"log"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -57,4 +59,18 @@ func TestReadmeShowsTheExample(t *testing.T) {
 	if !strings.Contains(read("README.md"), "```go"+body+"\n```") {
 		t.Errorf("it does not show:%s", body)
 	}
+}
+
+// A DSN for a driver that the connector doesn't know names the version of the login, too.
+func ExampleApplicationName() {
+	dsn := func(cred sqlrotate.Credential) string {
+		u := url.URL{
+			Scheme: "postgres", Host: "db", Path: "/app",
+			User:     url.UserPassword(cred.Username, cred.Password.Reveal()),
+			RawQuery: url.Values{"application_name": {sqlrotate.ApplicationName("billing", cred)}}.Encode(),
+		}
+		return u.String()
+	}
+	fmt.Println(dsn(sqlrotate.Credential{Username: "app", Password: sqlrotate.NewSecret("made-up")}))
+	// Output: postgres://app:made-up@db/app?application_name=billing+sqlrotate%3Aa172cedc
 }

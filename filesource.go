@@ -786,6 +786,7 @@ func newFingerprints() func(Credential) string {
 // accept makes cred the last good credential.
 func (s *FileSource) accept(got found, snap disk.Snapshot, now time.Time) {
 	cred := got.Credential
+	cred.versionIsLocal = true
 	mark := s.mint(cred)
 	s.mu.Lock()
 	s.goodSum, s.format, s.candidate = snap.Sum, got.format, nil

@@ -63,7 +63,7 @@ func LibPQ(dsn string) (Opener, error) {
 	if hostsAreMixed(settings) {
 		return nil, errors.New("sqlrotate: PGHOST or PGHOSTADDR has several hosts, and lib/pq would add them to the DSN's: unset it")
 	}
-	return postgres{cfg}, nil
+	return postgres{cfg: cfg}, nil
 }
 
 // noLogin goes before a DSN, and so before what the environment says. Without any
@@ -107,7 +107,16 @@ func dsnProblem(dsn string, err error) string {
 	return strings.TrimPrefix(err.Error(), "pq: ")
 }
 
-type postgres struct{ cfg pq.Config }
+type postgres struct {
+	cfg pq.Config
+	tag bool // sessions carry the name of their version
+}
+
+// Tagged returns the Opener for Config.TagVersion.
+func (p postgres) Tagged() Opener {
+	p.tag = true
+	return p
+}
 
 func (p postgres) Open(ctx context.Context, cred Credential, dial DialFunc) (_ driver.Conn, err error) {
 	// lib/pq panics when a message is shorter than it should be: what listens at
@@ -127,6 +136,9 @@ func (p postgres) Open(ctx context.Context, cred Credential, dial DialFunc) (_ d
 	}
 	cfg := p.cfg.Clone()
 	cfg.User, cfg.Password = cred.Username, password
+	if p.tag {
+		cfg.ApplicationName = ApplicationName(cfg.ApplicationName, cred)
+	}
 	c, err := pq.NewConnectorConfig(cfg)
 	if err != nil {
 		return nil, err

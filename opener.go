@@ -17,10 +17,11 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // github.com/lib/pq; [FromDriver] makes one of any driver that takes a DSN.
 // Its methods are called from many goroutines at once.
 //
-// It may have two more methods. ProbeQuery() string gives the query by which the server is
+// It may have three more methods. ProbeQuery() string gives the query by which the server is
 // asked whether a role lives, unless Config.ProbeQuery does. Code(error) string gives the
 // server's code in an error of Open, for RefusedError and Stats; without it that is the
-// SQLSTATE of an error which has a method SQLState() string.
+// SQLSTATE of an error which has a method SQLState() string. Tagged() Opener gives the
+// Opener that takes its place with Config.TagVersion.
 type Opener interface {
 	// Open logs in with cred and returns the driver's own connection.
 	//

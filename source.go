@@ -75,8 +75,13 @@ type Credential struct {
 
 	// Version names this version of the login in logs and metrics. It is not
 	// secret and must not be derived from the password in a way that lets it be
-	// guessed. Empty is allowed.
+	// guessed. Empty is allowed. Where processes that read the same login should
+	// name it alike, as [ApplicationName] does, they must be given the same Version.
 	Version string
+
+	// versionIsLocal says that Version was made up in this process, and means nothing
+	// to another one.
+	versionIsLocal bool
 }
 
 // SameLogin reports whether c and other are the same version of a login: the
