@@ -439,6 +439,23 @@ func TestAdminGetsInWhenTheServerIsFull(t *testing.T) {
 	wantSessions(t, s, "many", held)
 }
 
+func TestStandbyFollows(t *testing.T) {
+	s := New(t, Options{Control: true})
+	standby, err := s.Standby(t.Context())
+	must(t, err)
+	t.Cleanup(func() { must(t, standby.Close()) })
+	must(t, s.CreateRole(t.Context(), "late", "made-up"))
+	eventually(t, "the role is there", func() bool {
+		db := login(t, standby, "late", "made-up")
+		return db.PingContext(t.Context()) == nil
+	})
+	var follows bool
+	must(t, standby.Admin().QueryRowContext(t.Context(), "select pg_is_in_recovery()").Scan(&follows))
+	if !follows || standby.Database() != s.Database() || standby.Port() == s.Port() {
+		t.Errorf("it is no standby: %v, %s, %d", follows, standby.DSN(), s.Port())
+	}
+}
+
 func TestCloseRemovesEverything(t *testing.T) {
 	t.Parallel()
 	s := New(t, Options{Control: true})

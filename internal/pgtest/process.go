@@ -84,10 +84,7 @@ func launch(ctx context.Context, o Options) (_ *process, err error) {
 	if p.owner, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	if p.dir, err = p.owner.tempDir(); err != nil {
-		return nil, fmt.Errorf("pgtest: temporary directory: %w", err)
-	}
-	if p.watchdog, err = watch(ctx, p.dir); err != nil {
+	if err := p.makeDir(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.initdb(ctx); err != nil {
@@ -100,6 +97,15 @@ func launch(ctx context.Context, o Options) (_ *process, err error) {
 	}
 	p.settings["max_connections"] = strconv.Itoa(o.maxConnections() + adminPool + reserved)
 	return p, p.startOnFreePort(ctx)
+}
+
+// makeDir makes the directory that holds everything, and is removed with us.
+func (p *process) makeDir(ctx context.Context) (err error) {
+	if p.dir, err = p.owner.tempDir(); err != nil {
+		return fmt.Errorf("pgtest: temporary directory: %w", err)
+	}
+	p.watchdog, err = watch(ctx, p.dir)
+	return err
 }
 
 // command is a server program, run by the owner with nothing of our environment:
@@ -177,7 +183,7 @@ func (p *process) writeConfig(ctx context.Context) error {
 	if lines == nil {
 		lines = []string{"host all all 127.0.0.1/32 scram-sha-256"}
 	}
-	admin := "host all " + superuser + " 127.0.0.1/32 scram-sha-256\n"
+	admin := "host all,replication " + superuser + " 127.0.0.1/32 scram-sha-256\n"
 	if err := p.write(filepath.Join(p.data(), "pg_hba.conf"), admin+strings.Join(lines, "\n")+"\n"); err != nil {
 		return err
 	}
