@@ -1,7 +1,8 @@
 // Command sqlrotate is for who runs services with the package sqlrotate: "sqlrotate check"
 // says what will become of a credential file, a DSN and a window, "sqlrotate parse" how a
-// file is read, and "sqlrotate demo" shows the package at work: it runs three applications
-// under load on a PostgreSQL of its own while their login is rotated.
+// file is read, "sqlrotate drained" whether an old role may be revoked now, and "sqlrotate
+// demo" shows the package at work: it runs three applications under load on a PostgreSQL of
+// its own while their login is rotated.
 package main
 
 import (
@@ -38,6 +39,7 @@ func commands() []command {
 		{"check", "say what the library will do with a file, a DSN and a window", runCheck},
 		{"parse", "say how a credential file is read", runParse},
 		{"demo", "watch a database login being rotated under three applications", runDemo},
+		{"drained", "wait until no session of a role is left, so that it may be revoked", runDrained},
 		{"version", "print the version of this program", runVersion},
 	}
 }
