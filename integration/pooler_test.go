@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"database/sql"
 	"fmt"
 	"net"
 	"os"
@@ -155,8 +156,14 @@ func quoted(users map[string]string) string {
 // knows has it take these logins from now on.
 func (b *bouncer) knows(users map[string]string) {
 	b.tb.Helper()
-	before := b.log()
 	b.write("users", quoted(users))
+	b.reload()
+}
+
+// reload has it read its files again.
+func (b *bouncer) reload() {
+	b.tb.Helper()
+	before := b.log()
 	b.signal(syscall.SIGHUP)
 	eventually(b.tb, 10*time.Second, "PgBouncer has read its files", func() bool {
 		return strings.Contains(strings.TrimPrefix(b.log(), before), "re-reading")
@@ -359,6 +366,141 @@ func TestPoolerThatAcceptsLoginsByItself(t *testing.T) {
 			}
 			p.whole(30 * time.Second)
 			p.finish()
+		})
+	}
+}
+
+// A session of the server's has the name of the version of the client that it works for, also
+// if the pooler adds something.
+func TestNameOfTheVersionThroughAPooler(t *testing.T) {
+	for _, mode := range []string{"session", "transaction"} {
+		t.Run(mode, func(t *testing.T) {
+			d := &database{Server: pgtest.New(t, pgtest.Options{Control: true}), tb: t}
+			if err := d.CreateRole(t.Context(), "app", "made-up"); err != nil {
+				t.Fatal(err)
+			}
+			b := newBouncer(d, mode, false)
+			b.knows(map[string]string{"app": "made-up"})
+			ask := func(want string, pools ...*sql.DB) {
+				t.Helper()
+				pids := map[int]bool{}
+				for n := range 6 {
+					var got string
+					var pid int
+					err := pools[n%len(pools)].QueryRowContext(t.Context(), "select application_name, pid from pg_stat_activity where pid = pg_backend_pid()").Scan(&got, &pid)
+					if err != nil {
+						t.Fatal(err)
+					}
+					pids[pid] = true
+					if want := fmt.Sprintf(want, n%len(pools)); !strings.HasPrefix(got, want) {
+						t.Errorf("%q, want %q", got, want)
+					}
+				}
+				if shared := len(pids) == 1; shared != (mode == "transaction") {
+					t.Errorf("the two share a session: %v", shared)
+				}
+			}
+			var pools []*sql.DB
+			open := func(name string) *sql.DB {
+				opener, err := sqlrotate.LibPQ(b.dsn(d.Database()) + " application_name=" + name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c, err := sqlrotate.New(sqlrotate.Config{
+					Source: sqlrotate.StaticSource(sqlrotate.Credential{Username: "app", Password: sqlrotate.NewSecret("made-up"), Version: "3"}),
+					Opener: opener, Window: sqlrotate.InPlace(), TagVersion: true,
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				db := sqlrotate.OpenDB(c)
+				t.Cleanup(func() { _ = db.Close() })
+				pools = append(pools, db)
+				return db
+			}
+			tag := sqlrotate.ApplicationName("", sqlrotate.Credential{Username: "app", Version: "3"})
+			ask("billing%d "+tag, open("billing0"), open("billing1"))
+
+			// What the pooler keeps is the old role's, with the name of the last in transactions.
+			for _, db := range pools {
+				_ = db.Close()
+			}
+			kept := map[string]string{"session": "", "transaction": "billing1 " + tag}[mode]
+			eventually(t, 10*time.Second, "the pooler keeps a session of that name", func() bool {
+				var all, named int
+				err := d.Admin().QueryRowContext(t.Context(), "select count(*), count(*) filter (where application_name = $1) from pg_stat_activity where usename = 'app'", kept).Scan(&all, &named)
+				return err == nil && all > 0 && named == all
+			})
+
+			ini, err := os.ReadFile(filepath.Join(b.dir, "ini"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.write("ini", string(ini)+"application_name_add_host = 1\n")
+			b.reload()
+			ask("hosted%d "+tag+" - 127.0.0.1:", open("hosted0"), open("hosted1"))
+		})
+	}
+}
+
+// A session that a pooler keeps is one of the role's, whether the server is asked or the
+// pooler.
+func TestDrainedCountsWhatAPoolerKeeps(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "sqlrotate")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/sqlrotate")
+	build.Dir = ".."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	file := filepath.Join(t.TempDir(), "login.json")
+	if err := os.WriteFile(file, []byte(`{"username": "watcher", "password": "made-up"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"session", "transaction"} {
+		t.Run(mode, func(t *testing.T) {
+			d := &database{Server: pgtest.New(t, pgtest.Options{Control: true}), tb: t}
+			b := newBouncer(d, mode, false)
+			users := map[string]string{}
+			for role, option := range map[string]string{"app": "", "watcher": "IN ROLE pg_monitor"} {
+				if err := d.CreateRole(t.Context(), role, "made-up", option); err != nil {
+					t.Fatal(err)
+				}
+				users[role] = "made-up"
+			}
+			b.knows(users)
+			opener, err := sqlrotate.LibPQ(b.dsn(d.Database()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := sqlrotate.New(sqlrotate.Config{
+				Source: sqlrotate.StaticSource(sqlrotate.Credential{Username: "app", Password: sqlrotate.NewSecret("made-up")}),
+				Opener: opener, Window: sqlrotate.InPlace(),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			db := sqlrotate.OpenDB(c)
+			if err := db.PingContext(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			ask := func(status int, timeout, says string) {
+				t.Helper()
+				for _, dsn := range []string{d.DSN(), b.dsn(d.Database())} {
+					cmd := exec.CommandContext(t.Context(), program, "drained", "-dsn", dsn, "-credential", file, "-timeout", timeout, "-settle", "1s", "app")
+					out, _ := cmd.CombinedOutput()
+					if got := cmd.ProcessState.ExitCode(); got != status || !strings.Contains(string(out), says) {
+						t.Errorf("%s: exit status %d, want %d: %s", dsn, got, status, out)
+					}
+				}
+			}
+			ask(1, "2s", "1 session is left")
+			if _, err := d.Terminate(t.Context(), "app"); err != nil {
+				t.Fatal(err)
+			}
+			ask(0, "30s", "drained. No session for 1s")
 		})
 	}
 }
