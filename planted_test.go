@@ -114,6 +114,8 @@ func plants() map[string]string {
 		"TestQueryOverTheHardEndSaysWhy":                                 "login=40s",
 		"TestSoakSpareThatTheServerHasEndedIsNotHandedOut":               "read=25s",
 		"TestPreparedStatementsSurviveRotations":                         "login=40s",
+		"TestWhatARetirementTakesWithIt":                                 "login=40s",
+		"TestQuestionsAreNoUse":                                          "login=40s",
 		"TestRetirementsOfASaturatedPoolAreSpreadOut":                    "login=40s",
 		"TestSoakBusyPoolIsDrainedInTime":                                "login=40s",
 		"TestSoakBooksBalance":                                           "login=40s",
