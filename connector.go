@@ -192,6 +192,7 @@ type Connector struct {
 	noAnswer   error               // of a server, within Config.LoginTimeout
 	lifetime   time.Duration       // of the pools' connections while none is singled out
 	deadlines  *deadlines          // of the versions that have sessions
+	observed   *observed           // what the window rests on
 	notices    *notices            // log lines and callbacks
 
 	plain, refresh sharedReader // of the source
@@ -220,8 +221,9 @@ type Connector struct {
 	tally
 	ends []rotation.VersionEnd // kept for its memory
 
-	probeOff      bool // the probe query is wrong
-	unmanagedTold bool // that no pool is managed
+	probeOff      bool                     // the probe query is wrong
+	unmanagedTold bool                     // that no pool is managed
+	advised       map[string]time.Duration // what was logged to be the least, by the window's part
 }
 
 // tally is what the rules don't count.
@@ -233,10 +235,11 @@ type tally struct {
 
 // sourceState is how the source has been doing.
 type sourceState struct {
-	read    time.Time // last successful read
-	err     error     // of the last read; nil if it succeeded
-	failing time.Time // since when reads have failed
-	slow    time.Time // since when reads take longer than logins wait; zero: they don't
+	read    time.Time    // last successful read
+	readAt  rotation.Now // likewise, by both clocks
+	err     error        // of the last read; nil if it succeeded
+	failing time.Time    // since when reads have failed
+	slow    time.Time    // since when reads take longer than logins wait; zero: they don't
 	errors  uint64
 }
 
@@ -264,7 +267,8 @@ func New(cfg Config) (*Connector, error) {
 		}
 		cfg.Opener = o.Tagged()
 	}
-	clock := rotation.NewClock(time.Now())
+	origin := time.Now()
+	clock := rotation.NewClock(origin)
 	c := &Connector{
 		cfg:      cfg,
 		dial:     cfg.Dial,
@@ -275,6 +279,8 @@ func New(cfg Config) (*Connector, error) {
 		turn:     rotation.Never,
 		book:     book{tokens: rules.Kind == rotation.LoginTokens},
 		sessions: make(map[rotation.SessionID]*session),
+		observed: newObserved(origin),
+		advised:  make(map[string]time.Duration),
 	}
 	if c.lifetime = c.rules.Lifetime(); c.lifetime == 0 {
 		c.lifetime = unlimited
@@ -292,7 +298,7 @@ func New(cfg Config) (*Connector, error) {
 		c.sourceName = s.String()
 	}
 	c.ctx, c.close = context.WithCancel(context.Background())
-	c.deadlines = newDeadlines(c.expire, func() rotation.Now { return c.now() })
+	c.deadlines = newDeadlines(c.expire, func() rotation.Now { return c.now() }, c.observed.fired)
 	c.plain.read, c.refresh.read = c.readSource, c.refreshSource
 	c.plain.tasks, c.refresh.tasks = &c.tasks, &c.tasks
 	c.calls = newCalls(&c.tasks, cfg.loginTimeout())

@@ -18,8 +18,9 @@ const wallClock = time.Second
 // wall clock. Each version has a timer of its own, and over is called in that timer's
 // goroutine, so that none waits for another. All methods are safe for concurrent use.
 type deadlines struct {
-	over func(rotation.VersionID)
-	now  func() rotation.Now
+	over  func(rotation.VersionID)
+	now   func() rotation.Now
+	fired func(due rotation.Instant) // called when a timer has
 
 	mu      sync.Mutex // guards what follows; over is not called under it
 	armed   map[rotation.VersionID]*deadline
@@ -29,10 +30,11 @@ type deadlines struct {
 type deadline struct {
 	end   rotation.End
 	timer *time.Timer
+	due   rotation.Instant // when that fires
 }
 
-func newDeadlines(over func(rotation.VersionID), now func() rotation.Now) *deadlines {
-	return &deadlines{over: over, now: now, armed: map[rotation.VersionID]*deadline{}}
+func newDeadlines(over func(rotation.VersionID), now func() rotation.Now, fired func(due rotation.Instant)) *deadlines {
+	return &deadlines{over: over, now: now, fired: fired, armed: map[rotation.VersionID]*deadline{}}
 }
 
 // arm sets the end of a version, in place of the one that it had: over is called once,
@@ -76,19 +78,22 @@ func (d *deadlines) look(version rotation.VersionID, n *deadline) {
 		d.mu.Unlock()
 		return // armed anew while the timer fired
 	}
-	over := n.end.Past(now)
+	due, over := n.due, n.end.Past(now)
 	if !over {
 		n.timer.Reset(n.pause(now))
 	}
 	d.mu.Unlock()
+	d.fired(due)
 	if over {
 		d.over(version)
 	}
 }
 
-// pause returns how long to wait before the end is looked at.
+// pause returns how long to wait before the end is looked at, and notes when that is.
 func (n *deadline) pause(now rotation.Now) time.Duration {
-	return min(n.end.Instant(now).Sub(now.Mono), wallClock)
+	pause := min(n.end.Instant(now).Sub(now.Mono), wallClock)
+	n.due = now.Mono.Add(max(pause, 0))
+	return pause
 }
 
 // endLocked returns when a version ends, for people.

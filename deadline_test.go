@@ -203,7 +203,7 @@ func TestDeadlineByTheWallClock(t *testing.T) {
 			now := clock.Now(time.Now())
 			now.Wall = now.Wall.Add(time.Duration(slept.Load()))
 			return now
-		})
+		}, func(rotation.Instant) {})
 		defer d.stop()
 		d.arm(1, rotation.End{Wall: time.Now().Add(time.Hour), Mono: rotation.Instant(time.Hour)})
 		time.Sleep(time.Minute)
@@ -225,7 +225,7 @@ func TestDeadlineThatIsArmedAnew(t *testing.T) {
 		var over []rotation.VersionID
 		start := time.Now()
 		clock := rotation.NewClock(start)
-		d := newDeadlines(func(version rotation.VersionID) { over = append(over, version) }, func() rotation.Now { return clock.Now(time.Now()) })
+		d := newDeadlines(func(version rotation.VersionID) { over = append(over, version) }, func() rotation.Now { return clock.Now(time.Now()) }, func(rotation.Instant) {})
 		after := func(d time.Duration) rotation.End {
 			return rotation.End{Wall: start.Add(d), Mono: clock.Now(start.Add(d)).Mono}
 		}

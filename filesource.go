@@ -68,8 +68,8 @@ type FileOptions struct {
 	UsernameFile string
 
 	// Decode, if set, decodes the content of the file in place of the formats. It
-	// must not keep or change the slice. Of what it returns, Version is replaced by
-	// the source's own. Of an error or a panic only the type is told, because its text
+	// must not keep or change the slice. Of what it returns, Version and PublishedAt are
+	// replaced by the source's own. Of an error or a panic only the type is told, because its text
 	// may quote the content. Of directories it decodes those that hold one file only.
 	Decode func([]byte) (Credential, error)
 
@@ -769,6 +769,16 @@ func age(modTime, now time.Time) time.Duration {
 	return age
 }
 
+// published returns when what was read came to be there, at the latest of what the file
+// system's count leaves open.
+func published(snap disk.Snapshot, now time.Time) time.Time {
+	at := snap.ModTime
+	if snap.Changed.After(at) {
+		at = snap.Changed
+	}
+	return now.Add(-age(at, now)).Round(0)
+}
+
 // newFingerprints returns a function that names a login without giving it away: the
 // name can't be computed, and so not be guessed from, without a key that is made here.
 func newFingerprints() func(Credential) string {
@@ -793,13 +803,13 @@ func (s *FileSource) accept(got found, snap disk.Snapshot, now time.Time) {
 	elsewhere := s.locateLocked(got.server, now)
 	again := s.good != nil && s.good.SameLogin(cred)
 	if again {
-		cred.Version = s.good.Version
+		cred.Version, cred.PublishedAt = s.good.Version, s.good.PublishedAt
 		if s.rewritten.IsZero() {
 			s.rewritten = now
 		}
 	} else {
 		s.serial++
-		cred.Version = fmt.Sprintf("%d-%s", s.serial, mark)
+		cred.Version, cred.PublishedAt = fmt.Sprintf("%d-%s", s.serial, mark), published(snap, now)
 		s.loaded, s.goodModTime, s.rewritten = now, snap.ModTime, time.Time{}
 	}
 	if !again || !s.good.NotAfter.Equal(cred.NotAfter) {

@@ -28,6 +28,7 @@ const (
 	ProblemOutlived   ProblemKind = "connections_outlived" // connections outlive their credential
 	ProblemUnmanaged  ProblemKind = "pool_unmanaged"       // nothing retires old connections
 	ProblemHangs      ProblemKind = "calls_hang"           // what was handed in doesn't return when it is called
+	ProblemWindow     ProblemKind = "window_too_small"     // for what was observed: advice for the next rotation
 )
 
 // Problem is something that a person may have to act on.
@@ -72,6 +73,9 @@ func (c *Connector) Problems() []Problem {
 	if f.unmanaged {
 		say(ProblemUnmanaged, time.Time{}, f.connects, "no *sql.DB is managed, so old connections are not retired: use OpenDB or Manage")
 	}
+	for _, a := range f.advice {
+		say(ProblemWindow, a.saw.At, f.connects, "%s", a.text)
+	}
 	return all
 }
 
@@ -88,6 +92,7 @@ type facts struct {
 	source    sourceState
 	outlived  []oldVersion
 	unmanaged bool
+	advice    []advice
 }
 
 type oldVersion struct {
@@ -104,6 +109,8 @@ func (c *Connector) facts() facts {
 		now: time.Now(), instants: now, source: c.source, connects: true,
 		problems: c.rules.Problems(now), seen: c.rules.Snapshot(now), fallback: c.fallbackLocked(now),
 	}
+	observed, _ := c.observedLocked(now)
+	f.advice = c.window.advise(c.cfg.Window.kind, observed)
 	v := c.currentLocked()
 	if v == nil {
 		f.connects = c.source.err == nil
@@ -169,8 +176,9 @@ func (c *Connector) fallbackLocked(now rotation.Now) string {
 }
 
 // CheckHealth returns nil if nothing is wrong, and else what [Connector.Problems] says, in
-// one error; after Close it is [ErrClosed]. It knows nothing before the first login:
-// call db.Ping at the start.
+// one error; after Close it is [ErrClosed]. Advice on the window ([ProblemWindow]) is left
+// out: nothing is wrong yet. It knows nothing before the first login: call db.Ping at the
+// start.
 //
 // Connections that are open may well go on working while this is not nil; take it
 // for an alert, and for readiness only if a service that can't open connections
@@ -184,7 +192,9 @@ func (c *Connector) CheckHealth() error {
 	}
 	var texts []string
 	for _, p := range c.Problems() {
-		texts = append(texts, p.Text)
+		if p.Kind != ProblemWindow {
+			texts = append(texts, p.Text)
+		}
 	}
 	if len(texts) == 0 {
 		return nil

@@ -295,7 +295,7 @@ func (r *refusal) Unwrap() error { return r.err }
 // open logs in as session id with version v and tells the rules what came of it. ask
 // says that the probe query is run whether or not v has proven itself.
 func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rotation.VersionID, ask bool) (*session, error) {
-	s := &session{id: id, calls: c.calls, dialer: c.dial, ended: c.sessionEnded, stirred: c.stirred}
+	s := &session{id: id, calls: c.calls, dialer: c.dial, observed: c.observed, ended: c.sessionEnded, stirred: c.stirred}
 	c.mu.Lock()
 	s.version = c.book.get(number)
 	v, known := c.rules.View(number)
@@ -397,6 +397,7 @@ func (c *Connector) opened(s *session, ev rotation.Event, err error, took time.D
 	if err == nil {
 		s.version.failure = nil
 		c.loginTime, c.lastLogin = c.loginTime+took, time.Now()
+		c.observed.note(loginSeen, took, c.observed.now())
 		c.stepLocked(rotation.LoginSucceeded{Session: s.id, Untracked: untracked})
 		return nil
 	}
@@ -532,6 +533,7 @@ func (c *Connector) handOut(ctx context.Context, s *session, id rotation.PoolID)
 	var wait time.Duration
 	s.handed = ok
 	s.used.Store(false) // the login is no use of the pool's
+	s.lent.Store(ok)
 	if p := c.poolLocked(id); ok && p != nil {
 		wait = p.line.HandedOut(s.id, now.Mono)
 		s.pool = p
@@ -623,6 +625,7 @@ func (c *Connector) sessionEnded(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.over = true
+	c.noteUseLocked(s, c.observed.now())
 	c.stepLocked(rotation.Ended{Session: s.id})
 	c.forgetLocked(s.id)
 	if !s.handed {

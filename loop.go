@@ -72,14 +72,16 @@ func (c *Connector) beginLocked(do rotation.Effects, now rotation.Now) {
 func (c *Connector) loop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for due := c.observed.now(); ; {
 		select {
 		case <-c.ctx.Done():
 			return
 		case <-c.wake:
 		case <-timer.C:
+			c.observed.fired(due)
 		}
 		if wait := c.look(); wait > 0 {
+			due = c.observed.now().Add(wait)
 			timer.Reset(wait)
 		} else {
 			timer.Stop()
@@ -95,6 +97,7 @@ func (c *Connector) look() time.Duration {
 	now := c.now()
 	do := c.rules.Step(rotation.Tick{}, now)
 	c.beginLocked(do, now)
+	c.adviseLocked(now)
 	lifetimes, turn := c.lifetimesLocked(now.Mono)
 	turn = min(do.Wake, turn)
 	c.turn = turn

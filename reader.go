@@ -299,8 +299,12 @@ func (c *Connector) observe(cred Credential, epoch uint64) bool {
 		}
 		return false
 	}
+	clocks := c.now()
+	if !known {
+		c.rotatedLocked(cred, clocks)
+	}
 	v.cred = cred
-	c.source = sourceState{read: now, errors: c.source.errors}
+	c.source = sourceState{read: now, readAt: clocks, errors: c.source.errors}
 	return true
 }
 

@@ -24,9 +24,11 @@ type session struct {
 	version *version
 	calls   *calls
 	dialer  DialFunc
-	ended   func(*session) // called once, when a session that was logged in is over
-	stirred func()         // called when used becomes true; may be nil
-	conn    driver.Conn    // set when logged in
+	// What it sees of the session is noted in observed.
+	observed *observed
+	ended    func(*session) // called once, when a session that was logged in is over
+	stirred  func()         // called when used becomes true; may be nil
+	conn     driver.Conn    // set when logged in
 
 	// Guarded by Connector.mu.
 	pool   *pool // that has it
@@ -37,6 +39,11 @@ type session struct {
 	expired    atomic.Pointer[OutlivedError] // set when it is cut off
 	connClosed atomic.Bool
 	settled    atomic.Bool // the login is over, and it is known which socket is the session's
+
+	// What a pool does with it.
+	lent               atomic.Bool // a pool has it, or had it
+	exchange           atomic.Int32
+	sentAt, answeredAt atomic.Int64 // since when and when last, as instants; zero: never
 
 	mu      sync.Mutex // guards what follows; nothing is called under it
 	sockets []*socket  // open ones
@@ -160,7 +167,16 @@ func (s *session) settle() bool {
 	return true
 }
 
-// readFrom notes that the server has said something on k.
+// heard notes that the server has said something on k.
+func (s *session) heard(k *socket) {
+	if !s.settled.Load() {
+		s.readFrom(k)
+		return
+	}
+	s.answers()
+}
+
+// readFrom notes that k was read from last.
 func (s *session) readFrom(k *socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,10 +262,11 @@ type socket struct {
 
 // Read reads from the connection.
 func (k *socket) Read(b []byte) (int, error) {
+	k.session.awaits()
 	n, err := k.Conn.Read(b)
 	k.session.use()
-	if n > 0 && !k.session.settled.Load() {
-		k.session.readFrom(k)
+	if n > 0 {
+		k.session.heard(k)
 	}
 	if err != nil && k.session.expired.Load() != nil {
 		err = k.outlived("read")
@@ -263,6 +280,7 @@ func (k *socket) Write(b []byte) (int, error) {
 		return 0, k.outlived("write")
 	}
 	k.session.use()
+	k.session.sends()
 	n, err := k.Conn.Write(b)
 	if err != nil && k.session.expired.Load() != nil {
 		err = k.outlived("write")
@@ -317,4 +335,7 @@ type rawSocket struct {
 }
 
 // SyscallConn implements [syscall.Conn].
-func (k rawSocket) SyscallConn() (syscall.RawConn, error) { return k.raw.SyscallConn() }
+func (k rawSocket) SyscallConn() (syscall.RawConn, error) {
+	k.session.looksAtIt()
+	return k.raw.SyscallConn()
+}

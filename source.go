@@ -73,6 +73,10 @@ type Credential struct {
 	// the overlap window has passed.
 	NotAfter time.Time
 
+	// PublishedAt is when the credential was written to where it was read, if the source
+	// knows: the connector holds Window.Lag against it. Zero means unknown.
+	PublishedAt time.Time
+
 	// Version names this version of the login in logs and metrics. It is not
 	// secret and must not be derived from the password in a way that lets it be
 	// guessed. Empty is allowed. Where processes that read the same login should

@@ -59,7 +59,13 @@ type Stats struct {
 	Versions  []VersionStats
 	Rotations uint64 // changes of the credential, one that came back included
 
-	Window WindowStats // in force
+	Window   WindowStats // in force
+	Observed Observed    // what it rests on, as it was seen to be
+
+	// TimersLate is how late the connector's timers were that were late by more than 100 ms, all
+	// together. What makes them so keeps the process from running: there is too little CPU, or
+	// it was stopped. A connector that is idle has hardly a timer.
+	TimersLate time.Duration
 
 	// Logins, the connector's own included.
 	Logins      uint64        // that succeeded
@@ -116,8 +122,9 @@ func (c *Connector) Stats() Stats {
 	now := c.now()
 	seen := c.rules.Snapshot(now)
 	n := seen.Counts
+	observed, late := c.observedLocked(now)
 	s := Stats{
-		Name: c.cfg.Name, Rotations: n.Rotations, Window: c.window,
+		Name: c.cfg.Name, Rotations: n.Rotations, Window: c.window, Observed: observed, TimersLate: late,
 		Logins: n.Logins, LoginTime: c.loginTime, Refused: n.Refused, Failed: n.Failed,
 		LastLoginAt: c.lastLogin, Fallbacks: n.Fallbacks,
 		ConnectFailures: maps.Clone(c.failures),

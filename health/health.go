@@ -221,6 +221,13 @@ func describe(name string, c connector, rotations []Rotation) Connector {
 			MaxLifetimeSeconds: st.Window.MaxLifetime.Seconds(), RetryTimeoutSeconds: st.Window.RetryTimeout.Seconds(), DrainSeconds: st.Window.DrainTime.Seconds(),
 		},
 	}
+	o := st.Observed
+	d.Observed = Observed{
+		Since: o.Since.UTC(), LongestUseSeconds: o.LongestUse.Took.Seconds(), LongestUseAt: o.LongestUse.At.UTC(),
+		SourceLagSeconds: o.SourceLag.Took.Seconds(), SourceLagAt: o.SourceLag.At.UTC(),
+		LongestLoginSeconds: o.LongestLogin.Took.Seconds(), LongestLoginAt: o.LongestLogin.At.UTC(),
+		TimerLatenessSeconds: o.TimerLateness.Took.Seconds(), TimerLatenessAt: o.TimerLateness.At.UTC(),
+	}
 	for _, v := range st.Versions {
 		d.Versions = append(d.Versions, Version{
 			Number: v.Number, Username: v.Username, Current: v.Current, Proven: v.Proven, Open: v.Open,

@@ -65,6 +65,7 @@ type app struct {
 	t      *testing.T
 	server server
 	user   atomic.Value // that the source gives
+	old    atomic.Bool  // it gives what was published a minute ago
 	c      *sqlrotate.Connector
 	db     *sql.DB
 	page   *health.Page
@@ -79,7 +80,11 @@ func start(t *testing.T, window sqlrotate.Window) *app {
 	a.c, err = sqlrotate.New(sqlrotate.Config{
 		Name: "orders", Opener: &a.server, Window: window, Trace: a.page.Trace("orders"), Logger: slog.New(slog.DiscardHandler), Dial: dial,
 		Source: sqlrotate.SourceFunc(func(context.Context) (sqlrotate.Credential, error) {
-			return sqlrotate.Credential{Username: a.user.Load().(string), Password: sqlrotate.NewSecret(password)}, nil
+			cred := sqlrotate.Credential{Username: a.user.Load().(string), Password: sqlrotate.NewSecret(password)}
+			if a.old.Load() {
+				cred.PublishedAt = time.Now().Add(-time.Minute)
+			}
+			return cred, nil
 		}),
 	})
 	if err != nil {
@@ -228,6 +233,26 @@ func TestARotationIsTold(t *testing.T) {
 }
 
 // The last ten rotations are kept, each with what it led to.
+// A window that is too small is told of, with what to put in, and is no reason to take the
+// application out of service.
+func TestAdviceIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t, sqlrotate.Window{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: time.Second})
+		if err := a.db.PingContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		a.old.Store(true)
+		a.rotate()
+		time.Sleep(10 * time.Second)
+		a.ready(http.StatusOK, "ready")
+		a.says("connector orders: ready", "problem window_too_small, began ", "Window.Lag is 1s, but", "set it to 1m15s at least", "  observed, the worst since ", ": lag 1m0s (")
+		r := a.report().Connectors[0]
+		if len(r.Problems) != 1 || r.Problems[0].Kind != "window_too_small" || r.Observed.SourceLagSeconds != 60 || r.Observed.SourceLagAt.IsZero() || r.Observed.Since.IsZero() || !r.Observed.LongestUseAt.IsZero() {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
 func TestLastRotations(t *testing.T) {
 	a := start(t, sqlrotate.Window{Overlap: time.Hour})
 	trace := a.page.Trace("orders")

@@ -27,6 +27,7 @@ type Connector struct {
 	LastRotations  []Rotation `json:"last_rotations"` // the oldest first; needs [Page.Trace]
 	Drain          *Drain     `json:"drain,omitempty"`
 	Window         Window     `json:"window"`
+	Observed       Observed   `json:"observed"`
 	Logins         uint64     `json:"logins"`
 	Refused        uint64     `json:"refused"`
 	Failed         uint64     `json:"failed"`
@@ -86,6 +87,20 @@ type Window struct {
 	MaxLifetimeSeconds  float64 `json:"max_lifetime_seconds"`
 	RetryTimeoutSeconds float64 `json:"retry_timeout_seconds"`
 	DrainSeconds        float64 `json:"drain_seconds"`
+}
+
+// Observed is the worst that was seen of what the window rests on, in seconds. Zero means
+// that nothing was seen.
+type Observed struct {
+	Since                time.Time `json:"since,omitzero"`
+	LongestUseSeconds    float64   `json:"longest_use_seconds"`
+	LongestUseAt         time.Time `json:"longest_use_at,omitzero"`
+	SourceLagSeconds     float64   `json:"source_lag_seconds"`
+	SourceLagAt          time.Time `json:"source_lag_at,omitzero"`
+	LongestLoginSeconds  float64   `json:"longest_login_seconds"`
+	LongestLoginAt       time.Time `json:"longest_login_at,omitzero"`
+	TimerLatenessSeconds float64   `json:"timer_lateness_seconds"`
+	TimerLatenessAt      time.Time `json:"timer_lateness_at,omitzero"`
 }
 
 // Source is how a source is doing: a file or a cache.
@@ -190,6 +205,7 @@ func (t *text) connector(c Connector) {
 	t.line("  logins: %d, the last %s; %d refused, %d failed; %d wait now; %d connections outlived their credential", c.Logins, t.when(c.LastLoginAt), c.Refused, c.Failed, c.Waiting, c.Outlived)
 	t.line("  source: read %s%s", t.when(c.SourceReadAt), t.since("successor due", c.SuccessorDueAt))
 	t.window(c.Window)
+	t.observed(c.Observed)
 	t.line("  rotations: %d", c.Rotations)
 	for _, r := range slices.Backward(c.LastRotations) {
 		drained := "not drained"
@@ -210,6 +226,27 @@ func (t *text) window(w Window) {
 		return
 	}
 	t.line("  window: no overlap; a connection lives %s", lifetime)
+}
+
+func (t *text) observed(o Observed) {
+	var all []string
+	for _, x := range []struct {
+		what string
+		took float64
+		at   time.Time
+	}{
+		{"use", o.LongestUseSeconds, o.LongestUseAt},
+		{"lag", o.SourceLagSeconds, o.SourceLagAt},
+		{"login", o.LongestLoginSeconds, o.LongestLoginAt},
+		{"timer late by", o.TimerLatenessSeconds, o.TimerLatenessAt},
+	} {
+		if !x.at.IsZero() {
+			all = append(all, fmt.Sprintf("%s %v (%s)", x.what, time.Duration(x.took*float64(time.Second)).Round(time.Millisecond), t.when(x.at)))
+		}
+	}
+	if len(all) > 0 {
+		t.line("  observed, the worst since %s: %s", o.Since.Format(time.RFC3339), strings.Join(all, ", "))
+	}
 }
 
 func (t *text) source(s Source) {

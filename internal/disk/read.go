@@ -44,6 +44,7 @@ type Snapshot struct {
 	ID      Identity
 	Sum     Digest
 	ModTime time.Time // the newest of all that was read
+	Changed time.Time // when the last of it came to be there as it is; not before ModTime
 
 	Data    []byte            // the content of a file; good until the next read
 	Second  []byte            // of the second file, where there are two
@@ -132,7 +133,7 @@ func (r *Reader) read() (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
-	s := Snapshot{ID: Identity{Info: info}, ModTime: info.ModTime(), Data: data, Replaced: replaced(r.path, info, &r.linked)}
+	s := Snapshot{ID: Identity{Info: info}, ModTime: info.ModTime(), Changed: changed(info), Data: data, Replaced: replaced(r.path, info, &r.linked)}
 	r.hash.Reset()
 	r.hash.Write(s.Data)
 	r.hash.Sum(s.Sum[:0])
@@ -212,7 +213,7 @@ func (r *Reader) readTwo() (Snapshot, error) {
 		if r.digest(second) == before {
 			return Snapshot{
 				ID: Identity{Info: info}, Sum: r.digest(second, data), ModTime: latest(info.ModTime(), info2.ModTime()),
-				Data: data, Second: second,
+				Changed: latest(changed(info), changed(info2)), Data: data, Second: second,
 				Replaced: replaced(r.path, info, &r.linked) || replaced(r.second, info2, &r.linked2),
 			}, nil
 		}
@@ -320,7 +321,7 @@ func (r *Reader) readKeys(path string) (Snapshot, error) {
 		default:
 			limit -= len(data)
 			s.Keys[name] = data
-			s.ModTime = latest(s.ModTime, info.ModTime())
+			s.ModTime, s.Changed = latest(s.ModTime, info.ModTime()), latest(s.Changed, changed(info))
 		}
 	}
 	s.Skipped = skipped.err()
@@ -331,7 +332,7 @@ func (r *Reader) readKeys(path string) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	s.ID.Info = info
-	s.ModTime = latest(s.ModTime, info.ModTime())
+	s.ModTime, s.Changed = latest(s.ModTime, info.ModTime()), latest(s.Changed, changed(info))
 	r.hash.Reset()
 	for _, name := range slices.Sorted(maps.Keys(s.Keys)) {
 		hashField(r.hash, []byte(name))

@@ -254,7 +254,7 @@ func (s *State) Session(id SessionID) SessionInfo {
 	}
 	return SessionInfo{
 		Version: x.v.id, Pool: x.pool.number(), State: x.state, Purpose: x.purpose, Reason: x.reason,
-		Began: x.began, Ready: x.ready, Born: x.born, Untracked: x.untracked, Held: x.held,
+		Began: x.began, Since: x.since, Ready: x.ready, Born: x.born, Untracked: x.untracked, Held: x.held,
 	}
 }
 
@@ -266,6 +266,7 @@ type SessionInfo struct {
 	Purpose   Purpose
 	Reason    Reason  // with Due, Going and Closing
 	Began     Instant // of the login
+	Since     Instant // when it came into its state
 	Ready     Instant // when it had logged in
 	Born      Instant // when it went to its pool
 	Untracked bool

@@ -50,7 +50,7 @@ func TestWhatIsKnownOfASession(t *testing.T) {
 	r.step(Tick{})
 	r.step(Held{Session: id})
 	want := SessionInfo{
-		Version: 1, Pool: thePool, State: Pooled, Began: began, Ready: began.Add(ms), Born: began.Add(2 * ms),
+		Version: 1, Pool: thePool, State: Pooled, Began: began, Since: began.Add(2 * ms), Ready: began.Add(ms), Born: began.Add(2 * ms),
 		Untracked: true, Held: true,
 	}
 	if got := r.s.Session(id); got != want {
