@@ -48,6 +48,11 @@ var (
 	sourceErrors    = counter("source_read_errors_total", "Reads of the source that failed.", "connector")
 	readFailing     = gauge("source_read_failing_since_timestamp_seconds", "Since when reads of the source have failed. There is none if the last one didn't.", "connector")
 	window          = gauge("window_seconds", "The window in force, by its parts; a part that has no limit is left out.", "connector", "part")
+	observedUse     = gauge("observed_use_seconds", "The longest use of a connection in the last day or two, as far as its socket tells: to compare with the part max_in_use of the window.", "connector")
+	observedLag     = gauge("observed_source_lag_seconds", "The longest that a new credential took to be read in the last day or two, or the last one did: to compare with the part lag of the window.", "connector")
+	observedLogin   = gauge("observed_login_seconds", "The longest login that succeeded in the last day or two.", "connector")
+	observedLate    = gauge("observed_timer_lateness_seconds", "How late a timer fired in the last day or two, at the worst.", "connector")
+	timersLate      = counter("timers_late_seconds_total", "How late timers fired that were late by more than 0.1 s, all together: the process got no CPU.", "connector")
 	dropped         = counter("notices_dropped_total", "Log lines and callbacks that were dropped, because the logger or a callback was too slow.", "connector")
 	problem         = gauge("problem", "What is wrong. It is 1, and there is none for what isn't.", "connector", "kind")
 	canConnect      = gauge("can_connect", "1 if new connections can be made, as far as is known.", "connector")
@@ -90,7 +95,7 @@ func all() []*prometheus.Desc {
 	for _, m := range []*metric{
 		connections, oldest, credentialInfo, credentialSeen, credentialEnd, proven, refusedSince, nextAttempt, successorDue, rotations, logins, lastLogin,
 		fallbacks, connectFailures, waits, waitTime, waiting, closed, outlived, spares, drainSince, drainUntil, drainLeft, drains, lastDrain,
-		sourceRead, sourceErrors, readFailing, window, dropped, problem, canConnect,
+		sourceRead, sourceErrors, readFailing, window, observedUse, observedLag, observedLogin, observedLate, timersLate, dropped, problem, canConnect,
 		fileInfo, fileChecked, fileLoaded, fileModified, fileDiverged, fileReads, fileLoads, fileReplaced, fileMoved, fileEvents,
 		sourceFailures, failingSince, fetched, fetches, fetchingSince, nextFetch, hanging, sourceEnd, sourceRefused, renewed,
 	} {
@@ -194,6 +199,8 @@ func (s *samples) connector(name string, st sqlrotate.Stats) {
 	s.set(sourceErrors, float64(st.SourceErrors), name)
 	s.at(readFailing, st.SourceFailingSince, name)
 	s.window(name, st.Window)
+	s.observed(name, st.Observed)
+	s.set(timersLate, st.TimersLate.Seconds(), name)
 	s.set(dropped, float64(st.NoticesDropped), name)
 }
 
@@ -208,6 +215,23 @@ func (s *samples) window(name string, w sqlrotate.WindowStats) {
 	}
 	s.set(window, w.RetryTimeout.Seconds(), name, "retry_timeout")
 	s.set(window, w.DrainTime.Seconds(), name, "drain_time")
+}
+
+// observed sets what was seen.
+func (s *samples) observed(name string, seen sqlrotate.Observed) {
+	for _, o := range []struct {
+		metric *metric
+		worst  sqlrotate.Worst
+	}{
+		{observedUse, seen.LongestUse},
+		{observedLag, seen.SourceLag},
+		{observedLogin, seen.LongestLogin},
+		{observedLate, seen.TimerLateness},
+	} {
+		if !o.worst.At.IsZero() {
+			s.set(o.metric, o.worst.Took.Seconds(), name)
+		}
+	}
 }
 
 // versions folds all versions but the latest two into one. Each of the three has its

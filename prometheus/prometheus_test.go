@@ -128,6 +128,10 @@ func TestStatesAreClean(t *testing.T) {
 		ConnectFailures: map[sqlrotate.ConnectFailure]uint64{sqlrotate.FailedRefused: 11},
 		Closed:          map[sqlrotate.CloseReason]uint64{sqlrotate.CloseExpired: 12}, Outlived: 13, Spares: 1,
 		DrainSince: at(5), DrainUntil: at(6), DrainSize: 9, DrainLeft: 2, Drains: 1, LastDrainTime: time.Second,
+		Observed: sqlrotate.Observed{
+			Since: at(0), LongestUse: sqlrotate.Worst{Took: 90 * time.Second, At: at(9)}, SourceLag: sqlrotate.Worst{At: at(9)},
+			LongestLogin: sqlrotate.Worst{Took: 2 * time.Second, At: at(9)}, TimerLateness: sqlrotate.Worst{Took: 3 * time.Second, At: at(9)},
+		}, TimersLate: 4 * time.Second,
 		SuccessorDueAt: at(350), SourceReadAt: at(7), SourceErrors: 1, SourceFailingSince: at(8), NoticesDropped: 1,
 	}
 	for name, state := range map[string]struct {
@@ -136,7 +140,7 @@ func TestStatesAreClean(t *testing.T) {
 		none []string
 	}{
 		"nothing":                  {fill: func(*Collector) error { return nil }, none: []string{"sqlrotate_"}},
-		"a connector without news": {fill: func(m *Collector) error { return m.addConnector(&connector{"x", fixed{}}) }, want: []string{`sqlrotate_can_connect{connector="x"} 1`, `sqlrotate_connections{connector="x",version="older"} 0`}, none: []string{"timestamp"}},
+		"a connector without news": {fill: func(m *Collector) error { return m.addConnector(&connector{"x", fixed{}}) }, want: []string{`sqlrotate_can_connect{connector="x"} 1`, `sqlrotate_connections{connector="x",version="older"} 0`}, none: []string{"timestamp", "observed"}},
 		"a connector in trouble": {
 			fill: func(m *Collector) error {
 				return m.addConnector(&connector{"x", fixed{full, []sqlrotate.Problem{
@@ -154,6 +158,8 @@ func TestStatesAreClean(t *testing.T) {
 				`sqlrotate_problem{connector="x",kind="calls_hang"} 1`, `sqlrotate_problem{connector="x",kind="credential_refused"} 1`,
 				`sqlrotate_can_connect{connector="x"} 0`, `sqlrotate_closed_connections_total{connector="x",reason="expired"} 12`,
 				`sqlrotate_logins_total{connector="x",outcome="refused"} 8`, `sqlrotate_window_seconds{connector="x",part="lag"} 1`,
+				`sqlrotate_observed_use_seconds{connector="x"} 90`, `sqlrotate_observed_source_lag_seconds{connector="x"} 0`, `sqlrotate_observed_login_seconds{connector="x"} 2`,
+				`sqlrotate_observed_timer_lateness_seconds{connector="x"} 3`, `sqlrotate_timers_late_seconds_total{connector="x"} 4`,
 			},
 			none: []string{`username="a"`, `username="b"`},
 		},
