@@ -102,10 +102,8 @@ func (m *Collector) Trace(name string) *sqlrotate.Trace {
 	}}
 }
 
-// AddFile has src collected, with name in the label source. Give it the name of the
-// connector that it serves, if it serves one: the alert on a file that arrives later than
-// Window.Lag allows for goes by that. It is an error if the collector has another source of
-// that name.
+// AddFile has src collected, with name in the label source: that of the connector that it
+// serves, if it serves one. It is an error if the collector has another source of that name.
 func (m *Collector) AddFile(name string, src *sqlrotate.FileSource) error {
 	return m.addFile(name, src.Status)
 }

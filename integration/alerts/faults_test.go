@@ -1,26 +1,20 @@
 package alerts
 
 import (
-	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
-	client "github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sqlrotate/sqlrotate"
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 	"github.com/sqlrotate/sqlrotate/internal/stall"
-	"github.com/sqlrotate/sqlrotate/prometheus"
 )
 
 // A minute of the rules is two seconds here.
@@ -53,6 +47,8 @@ func TestFaults(t *testing.T) {
 		{"a connection is in use for too long", heldTooLong},
 		{"no successor comes", overdue},
 		{"the file arrives later than is meant", late},
+		{"a connection is in use for longer than is meant", usedForTooLong},
+		{"the process is stopped", starved},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
@@ -73,12 +69,8 @@ type app struct {
 	name      string // its roles begin with it
 	roles     int
 	role      string
-	src       *sqlrotate.FileSource
-	connector *sqlrotate.Connector
-	db        *sql.DB
-	scrapes   http.Handler
-	stop      func()
-	failed    atomic.Int64
+	*program               // if it runs in this process
+	scrapes   http.Handler // its metrics
 	recording *Recording
 	expect    []Expectation
 }
@@ -116,60 +108,13 @@ func (a *app) replace(text string) {
 // start starts it, with queries all the time.
 func (a *app) start(adjust func(*sqlrotate.Config, *sqlrotate.FileOptions)) {
 	a.Helper()
-	quiet := slog.New(slog.DiscardHandler)
-	opt := sqlrotate.FileOptions{Poll: 50 * time.Millisecond, Logger: quiet}
-	cfg := sqlrotate.Config{
-		Name: "orders", Window: sqlrotate.Window{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: time.Second}, DrainTime: time.Second, RoleCheck: 200 * time.Millisecond, Logger: quiet,
-	}
-	metrics := prometheus.NewCollector()
-	cfg.Trace = metrics.Trace(cfg.Name)
-	if adjust != nil {
-		adjust(&cfg, &opt)
-	}
-	var err error
-	a.src, err = sqlrotate.NewFileSource(a.path, opt)
+	p, err := begin(a.Context(), a.server.DSN(), a.path, adjust)
 	a.must(err)
-	cfg.Source = a.src
-	cfg.Opener, err = sqlrotate.LibPQ(a.server.DSN())
-	a.must(err)
-	c, err := sqlrotate.New(cfg)
-	a.connector = c
-	a.must(err)
-	a.db = sqlrotate.OpenDB(c)
-	a.db.SetMaxOpenConns(3)
-	a.must(errors.Join(metrics.AddConnector(cfg.Name, c), metrics.AddFile(cfg.Name, a.src), a.db.PingContext(a.Context())))
-	registry := client.NewPedanticRegistry()
-	registry.MustRegister(metrics)
-	a.scrapes = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
-
-	ctx, cancel := context.WithCancel(a.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for tick := time.NewTicker(20 * time.Millisecond); ctx.Err() == nil; {
-			if _, err := a.db.ExecContext(ctx, "select current_user"); err != nil && ctx.Err() == nil {
-				a.failed.Add(1)
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-	}()
-	db, src := a.db, a.src
-	a.stop = func() {
-		cancel()
-		<-done
-		a.must(errors.Join(db.Close(), c.Close(), ignoreClosed(src.Close())))
+	if old := a.program; old != nil {
+		p.failed.Add(old.failed.Load())
 	}
-	a.Cleanup(func() { a.stop() })
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
+	a.program, a.scrapes = p, p.metrics
+	a.Cleanup(func() { a.must(p.stop()) })
 }
 
 // scrape scrapes for so long, as the rules have it, and then until the last scrape says
@@ -302,7 +247,7 @@ func notChecked(a *app) {
 	a.scrape(2*minute, nil)
 	a.in(fault, alert)
 	a.unharmed()
-	a.stop()
+	a.must(a.stop())
 	a.start(nil)
 	a.isWell(alert)
 }
@@ -411,9 +356,49 @@ func late(a *app) {
 	a.scrape(settled, a.works)
 	a.scrape(settled, nil)
 	a.now(true, alert)
+	a.must(a.stop())
+	a.start(func(cfg *sqlrotate.Config, opt *sqlrotate.FileOptions) {
+		cfg.Window.Lag, opt.Settle = 5*time.Second, 1500*time.Millisecond
+	})
+	a.must(os.WriteFile(a.path, []byte("username="+a.newRole()+"\npassword=s3cret\n"), 0o600))
+	a.isWell(alert)
+}
+
+func usedForTooLong(a *app) {
+	const alert = "SqlrotateWindowTooSmall"
+	a.healthy(alert) // with a MaxInUse of a second
+	done := make(chan error, 1)
+	db := a.db
+	go func() { _, err := db.ExecContext(a.Context(), "select pg_sleep(2.5)"); done <- err }()
+	a.scrape(settled, func() bool { return a.connector.Stats().Observed.LongestUse.Took > 1200*time.Millisecond })
+	a.scrape(0, nil)
+	a.now(true, alert)
+	if len(done) > 0 {
+		a.Error("it is told only when it is over")
+	}
+	a.must(<-done)
+	a.scrape(settled, nil)
+	a.now(true, alert)
+	a.must(a.stop())
+	a.start(func(cfg *sqlrotate.Config, _ *sqlrotate.FileOptions) { cfg.Window.MaxInUse = 5 * time.Second })
+	if _, err := a.db.ExecContext(a.Context(), "select pg_sleep(2.5)"); err != nil {
+		a.Error(err)
+	}
+	a.isWell(alert)
+}
+
+// starved is a process of its own, which is stopped.
+func starved(a *app) {
+	const alert = "SqlrotateProcessStarved"
 	a.replace(content(a.newRole()))
-	a.scrape(settled, a.works)
+	child := a.spawn()
 	a.scrape(settled, nil)
 	a.now(false, alert)
-	a.unharmed()
+	a.must(child.Signal(syscall.SIGSTOP))
+	time.Sleep(2 * time.Second) // that is the fault: a minute of the rules
+	a.must(child.Signal(syscall.SIGCONT))
+	a.scrape(settled, nil)
+	a.now(true, alert)
+	a.scrape(6*minute, nil)
+	a.now(false, alert)
 }
