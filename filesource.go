@@ -217,7 +217,8 @@ type FileSource struct {
 	outdated     bool      // and what it was made of has lost its name
 	replaced     time.Time // since when that, or a file without a link, has been seen
 
-	reads, failed uint64 // looks, and those of them that failed
+	reads, failed uint64        // looks, and those of them that failed
+	late          time.Duration // timers, all together
 
 	checked   time.Time // the last look that ended well
 	failures  int
@@ -451,24 +452,40 @@ func (s *FileSource) wrap(err error) error { return fmt.Errorf("sqlrotate: %v: %
 func (s *FileSource) loop() {
 	defer s.release()
 	last := time.Now()
-	timer := time.NewTimer(s.pause(last))
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	wait := func(d time.Duration) (due time.Time) {
+		timer.Reset(d)
+		return time.Now().Add(max(d, 0))
+	}
+	for due := wait(s.pause(last)); ; {
 		select {
 		case <-s.stop:
 			return
 		case <-s.wake:
 			// The first event is followed at once, a burst with a few reads.
-			if wait := breath - time.Since(last); wait > 0 {
-				timer.Reset(wait)
+			if left := breath - time.Since(last); left > 0 {
+				due = wait(left)
 				continue
 			}
 		case <-timer.C:
+			s.fired(due)
 		}
 		_ = s.look(context.Background(), true)
 		last = time.Now()
-		timer.Reset(s.pause(last))
+		due = wait(s.pause(last))
 	}
+}
+
+// fired notes that the timer has fired that was due then.
+func (s *FileSource) fired(due time.Time) {
+	late := time.Since(due)
+	if late <= punctual {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.late += late
 }
 
 // pause returns how long after a look at now the next one is due.

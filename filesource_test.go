@@ -1063,3 +1063,24 @@ func replaceFile(t *testing.T, path, content string) {
 		t.Fatal(err)
 	}
 }
+
+// On a machine that has time, no poll is late, whatever events and reads come between.
+func TestFileSourceIsPunctual(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, d, _ := newFake(t, FileOptions{})
+		for n := range 50 {
+			time.Sleep(time.Duration(n) * 37 * time.Millisecond)
+			d.write(loginJSON(n))
+			poke(s.wake)
+		}
+		time.Sleep(time.Minute)
+		if got := s.Status().TimersLate; got != 0 {
+			t.Errorf("late by %v", got)
+		}
+		s.fired(time.Now().Add(-3 * time.Second))
+		s.fired(time.Now().Add(-punctual))
+		if got := s.Status().TimersLate; got != 3*time.Second {
+			t.Errorf("late by %v, want 3s", got)
+		}
+	})
+}

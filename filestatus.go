@@ -31,6 +31,10 @@ type FileStatus struct {
 	// nothing to be used, and Loads the versions that were loaded.
 	Reads, FailedReads, Loads uint64
 
+	// TimersLate is how late the timers of polls were that were late by more than 100 ms, all
+	// together, as in [Stats].
+	TimersLate time.Duration
+
 	// LoadedAt is when that version was loaded, CheckedAt when the path was last read
 	// and found good: its age is the heartbeat.
 	LoadedAt, CheckedAt time.Time
@@ -92,7 +96,7 @@ func (s *FileSource) Status() FileStatus {
 func (s *FileSource) statusLocked(now time.Time) FileStatus {
 	st := FileStatus{
 		Path: s.path, Version: s.good.Version, Username: s.good.Username, Format: s.format,
-		Reads: s.reads, FailedReads: s.failed, Loads: s.serial,
+		Reads: s.reads, FailedReads: s.failed, Loads: s.serial, TimersLate: s.late,
 		LoadedAt: s.loaded, CheckedAt: s.checked, ModTime: s.modTime,
 		Failures: s.failures, FailingSince: s.failing, Err: s.err,
 		Events: s.eventsErr == nil, EventsErr: s.eventsErr, UnchangedFor: now.Sub(s.moved), MaxAge: max(s.opt.MaxAge, 0),

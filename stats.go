@@ -64,7 +64,8 @@ type Stats struct {
 
 	// TimersLate is how late the connector's timers were that were late by more than 100 ms, all
 	// together. What makes them so keeps the process from running: there is too little CPU, or
-	// it was stopped. A connector that is idle has hardly a timer.
+	// it was stopped. A connector that is idle has hardly a
+	// timer; its file source has (FileStatus.TimersLate).
 	TimersLate time.Duration
 
 	// Logins, the connector's own included.

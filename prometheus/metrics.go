@@ -64,6 +64,7 @@ var (
 	fileDiverged = gauge("file_diverged_since_timestamp_seconds", "Since when the disk has something else than what is loaded, by how. There is none if it doesn't.", "divergence", "source")
 	fileReads    = counter("file_reads_total", "Looks at the file, by what came of them.", "outcome", "source")
 	fileLoads    = counter("file_loads_total", "Credentials that were loaded from the file.", "source")
+	fileLate     = counter("file_timers_late_seconds_total", "How late timers of the file's polls fired that were late by more than 0.1 s, all together: the process got no CPU.", "source")
 	fileReplaced = gauge("file_replaced_since_timestamp_seconds", "Since when another file has been in the place of the one that is mounted, which never shows it. There is none if that isn't so.", "source")
 	fileMoved    = gauge("file_elsewhere_since_timestamp_seconds", "Since when the file has named another server than at first. There is none if it doesn't.", "source")
 	fileEvents   = gauge("file_events", "1 if the file system's events arrive; polling goes on without.", "source")
@@ -96,7 +97,7 @@ func all() []*prometheus.Desc {
 		connections, oldest, credentialInfo, credentialSeen, credentialEnd, proven, refusedSince, nextAttempt, successorDue, rotations, logins, lastLogin,
 		fallbacks, connectFailures, waits, waitTime, waiting, closed, outlived, spares, drainSince, drainUntil, drainLeft, drains, lastDrain,
 		sourceRead, sourceErrors, readFailing, window, observedUse, observedLag, observedLogin, observedLate, timersLate, dropped, problem, canConnect,
-		fileInfo, fileChecked, fileLoaded, fileModified, fileDiverged, fileReads, fileLoads, fileReplaced, fileMoved, fileEvents,
+		fileInfo, fileChecked, fileLoaded, fileModified, fileDiverged, fileReads, fileLoads, fileLate, fileReplaced, fileMoved, fileEvents,
 		sourceFailures, failingSince, fetched, fetches, fetchingSince, nextFetch, hanging, sourceEnd, sourceRefused, renewed,
 	} {
 		descs = append(descs, m.desc)
@@ -294,6 +295,7 @@ func (s *samples) file(name string, st sqlrotate.FileStatus) {
 	s.set(fileReads, float64(st.Reads-st.FailedReads), "ok", name)
 	s.set(fileReads, float64(st.FailedReads), "failed", name)
 	s.set(fileLoads, float64(st.Loads), name)
+	s.set(fileLate, st.TimersLate.Seconds(), name)
 	s.at(fileReplaced, st.ReplacedSince, name)
 	s.at(fileMoved, st.MovedSince, name)
 	s.is(fileEvents, st.Events, name)

@@ -177,7 +177,7 @@ func TestStatesAreClean(t *testing.T) {
 					m.addFile("f", func() sqlrotate.FileStatus {
 						return sqlrotate.FileStatus{
 							Path: "/creds", Username: "app", LoadedAt: at(1), CheckedAt: at(2), ModTime: at(3), Divergence: sqlrotate.DivergedRefused, DivergedSince: at(4),
-							Failures: 5, FailingSince: at(6), Events: true, Reads: 9, FailedReads: 5, Loads: 2, ReplacedSince: at(7), MovedSince: at(8),
+							Failures: 5, FailingSince: at(6), Events: true, Reads: 9, FailedReads: 5, Loads: 2, ReplacedSince: at(7), MovedSince: at(8), TimersLate: 9 * time.Second,
 						}
 					}),
 					m.addCache("c", func() sqlrotate.CacheStatus {
@@ -191,7 +191,7 @@ func TestStatesAreClean(t *testing.T) {
 			},
 			want: []string{
 				`sqlrotate_file_diverged_since_timestamp_seconds{divergence="refused",source="f"} 1.800000004e+09`, `sqlrotate_file_checked_timestamp_seconds{source="f"} 1.800000002e+09`,
-				`sqlrotate_file_reads_total{outcome="ok",source="f"} 4`, `sqlrotate_file_replaced_since_timestamp_seconds{source="f"} 1.800000007e+09`,
+				`sqlrotate_file_reads_total{outcome="ok",source="f"} 4`, `sqlrotate_file_timers_late_seconds_total{source="f"} 9`, `sqlrotate_file_replaced_since_timestamp_seconds{source="f"} 1.800000007e+09`,
 				`sqlrotate_file_events{source="f"} 1`, `sqlrotate_source_failing_since_timestamp_seconds{source="c"} 1.800000007e+09`,
 				`sqlrotate_source_renewed_timestamp_seconds{source="v"} 1.800000003e+09`, `sqlrotate_source_failures{source="v"} 6`,
 			},
