@@ -48,7 +48,8 @@ func TestFaults(t *testing.T) {
 		{"no successor comes", overdue},
 		{"the file arrives later than is meant", late},
 		{"a connection is in use for longer than is meant", usedForTooLong},
-		{"the process is stopped", starved},
+		{"the process is stopped", func(a *app) { starved(a, false) }},
+		{"the process of an idle application is stopped", func(a *app) { starved(a, true) }},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
@@ -108,7 +109,7 @@ func (a *app) replace(text string) {
 // start starts it, with queries all the time.
 func (a *app) start(adjust func(*sqlrotate.Config, *sqlrotate.FileOptions)) {
 	a.Helper()
-	p, err := begin(a.Context(), a.server.DSN(), a.path, adjust)
+	p, err := begin(a.Context(), a.server.DSN(), a.path, false, adjust)
 	a.must(err)
 	if old := a.program; old != nil {
 		p.failed.Add(old.failed.Load())
@@ -388,10 +389,10 @@ func usedForTooLong(a *app) {
 }
 
 // starved is a process of its own, which is stopped.
-func starved(a *app) {
+func starved(a *app, idle bool) {
 	const alert = "SqlrotateProcessStarved"
 	a.replace(content(a.newRole()))
-	child := a.spawn()
+	child := a.spawn(idle)
 	a.scrape(settled, nil)
 	a.now(false, alert)
 	a.must(child.Signal(syscall.SIGSTOP))

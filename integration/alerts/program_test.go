@@ -34,8 +34,9 @@ type program struct {
 	stop      func() error // may be called again
 }
 
-// begin begins a program that goes by the file at path.
-func begin(ctx context.Context, dsn, path string, adjust func(*sqlrotate.Config, *sqlrotate.FileOptions)) (*program, error) {
+// begin begins a program that goes by the file at path. One that is idle logs in once and
+// queries no more.
+func begin(ctx context.Context, dsn, path string, idle bool, adjust func(*sqlrotate.Config, *sqlrotate.FileOptions)) (*program, error) {
 	quiet := slog.New(slog.DiscardHandler)
 	opt := sqlrotate.FileOptions{Poll: 50 * time.Millisecond, Logger: quiet}
 	cfg := sqlrotate.Config{
@@ -69,7 +70,9 @@ func begin(ctx context.Context, dsn, path string, adjust func(*sqlrotate.Config,
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.query(ctx)
+		if !idle {
+			p.query(ctx)
+		}
 	}()
 	p.stop = sync.OnceValue(func() error {
 		cancel()
@@ -97,9 +100,8 @@ func (p *program) query(ctx context.Context) {
 	}
 }
 
-// childDSN and childPath are what a process of its own is told: it is this test's program,
-// started again.
-const childDSN, childPath = "SQLROTATE_ALERTS_DSN", "SQLROTATE_ALERTS_PATH"
+// What a process of its own is told: it is this test's program, started again.
+const childDSN, childPath, childIdle = "SQLROTATE_ALERTS_DSN", "SQLROTATE_ALERTS_PATH", "SQLROTATE_ALERTS_IDLE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childDSN) == "" {
@@ -113,7 +115,7 @@ func TestMain(m *testing.M) {
 
 // child runs a program until its input ends, and says where its metrics are.
 func child() error {
-	p, err := begin(context.Background(), os.Getenv(childDSN), os.Getenv(childPath), nil)
+	p, err := begin(context.Background(), os.Getenv(childDSN), os.Getenv(childPath), os.Getenv(childIdle) == "true", nil)
 	if err != nil {
 		return err
 	}
@@ -128,10 +130,10 @@ func child() error {
 }
 
 // spawn starts the app as a process of its own, which ends with the test.
-func (a *app) spawn() *os.Process {
+func (a *app) spawn(idle bool) *os.Process {
 	a.Helper()
 	cmd := exec.CommandContext(a.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childDSN+"="+a.server.DSN(), childPath+"="+a.path)
+	cmd.Env = append(os.Environ(), childDSN+"="+a.server.DSN(), childPath+"="+a.path, fmt.Sprintf("%s=%v", childIdle, idle))
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	a.must(err)
