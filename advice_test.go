@@ -53,6 +53,7 @@ func TestAdvice(t *testing.T) {
 			what: "in place, the password takes longer than logins wait", kind: rotation.InPlace, window: w,
 			seen: Observed{SourceLag: took(25 * time.Second), LongestLogin: took(7 * time.Second)}, want: []string{"Config.RetryTimeout 40s"},
 		},
+		{what: "in place, a login takes long, and of the lag nothing is known", kind: rotation.InPlace, window: w, seen: Observed{LongestLogin: took(time.Minute)}},
 		{
 			what: "in place, logins aren't meant to wait", kind: rotation.InPlace, window: with(func(w *WindowStats) { w.RetryTimeout = 0 }),
 			seen: Observed{SourceLag: took(time.Hour)},

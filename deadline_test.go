@@ -225,7 +225,13 @@ func TestDeadlineThatIsArmedAnew(t *testing.T) {
 		var over []rotation.VersionID
 		start := time.Now()
 		clock := rotation.NewClock(start)
-		d := newDeadlines(func(version rotation.VersionID) { over = append(over, version) }, func() rotation.Now { return clock.Now(time.Now()) }, func(rotation.Instant) {})
+		var fired atomic.Int64
+		d := newDeadlines(func(version rotation.VersionID) { over = append(over, version) }, func() rotation.Now { return clock.Now(time.Now()) }, func(due rotation.Instant) {
+			fired.Add(1)
+			if late := clock.Now(time.Now()).Mono.Sub(due); late != 0 {
+				t.Errorf("a timer fired %v after it was due, on a machine that has time", late)
+			}
+		})
 		after := func(d time.Duration) rotation.End {
 			return rotation.End{Wall: start.Add(d), Mono: clock.Now(start.Add(d)).Mono}
 		}
@@ -238,6 +244,9 @@ func TestDeadlineThatIsArmedAnew(t *testing.T) {
 		synctest.Wait()
 		if len(over) != 1 || over[0] != 1 {
 			t.Errorf("after a minute %v are over, want 1", over)
+		}
+		if n := fired.Load(); n < 100 { // of the two that are armed, each second
+			t.Errorf("timers fired %d times", n)
 		}
 		d.stop()
 		d.arm(4, after(time.Minute))

@@ -241,7 +241,7 @@ func (c *Connector) noteUseLocked(s *session, now rotation.Instant) {
 	if answered == 0 {
 		return
 	}
-	if info := c.rules.Session(s.id); info.State == rotation.Going && answered > info.Since {
+	if info := c.rules.Session(s.id); info.State == rotation.Going {
 		c.observed.note(useSeen, answered.Sub(info.Since), answered)
 	}
 }

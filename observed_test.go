@@ -221,6 +221,20 @@ func TestUseIsSeenAtTheSocket(t *testing.T) {
 		if got := longest(); got != 6*time.Second {
 			t.Errorf("an answer in three pieces: %v", got)
 		}
+		conn, err := r.db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = conn.Raw(func(dc any) error { _, err := dc.(*speakerConn).nc.Write([]byte("a note")); return err })
+		if err != nil {
+			t.Error(err)
+		}
+		_ = conn.Close()
+		time.Sleep(time.Minute)
+		if got := longest(); got != 6*time.Second {
+			t.Errorf("after what has no answer: %v", got)
+		}
+		time.Sleep(time.Hour) // that connection goes
 		done := make(chan struct{})
 		go func() { defer close(done); r.exec("30s") }()
 		time.Sleep(20 * time.Second)
@@ -319,33 +333,42 @@ func TestUseOfARealConnectionIsSeen(t *testing.T) {
 
 // What is held between two statements is seen when the connection is to be retired.
 func TestUseIsSeenWhenAConnectionIsAwaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newSpeaker(t, nil)
-		conn, err := r.db.Conn(t.Context())
-		if err != nil {
-			t.Fatal(err)
+	for _, looked := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) { awaited(t, looked) })
+	}
+}
+
+func awaited(t *testing.T, looked bool) {
+	r := newSpeaker(t, nil)
+	conn, err := r.db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.ExecContext(t.Context(), "1s"); err != nil {
+		t.Error(err)
+	}
+	r.source.publish("v2", "p2")
+	time.Sleep(3 * time.Minute)
+	if got := r.c.Stats(); got.Observed.LongestUse.Took != time.Second || got.DrainLeft != 1 {
+		t.Errorf("while nobody can tell: %v, %d are left", got.Observed.LongestUse, got.DrainLeft)
+	}
+	if _, err := conn.ExecContext(t.Context(), "1s"); err != nil {
+		t.Error(err)
+	}
+	least, most := 2*time.Minute+45*time.Second, 3*time.Minute+time.Second
+	if looked {
+		if got := r.c.Stats().Observed.LongestUse.Took; got < least || got > most {
+			t.Errorf("while it goes on: %v", got)
 		}
-		if _, err := conn.ExecContext(t.Context(), "1s"); err != nil {
-			t.Error(err)
-		}
-		r.source.publish("v2", "p2")
-		time.Sleep(3 * time.Minute)
-		if got := r.c.Stats(); got.Observed.LongestUse.Took != time.Second || got.DrainLeft != 1 {
-			t.Errorf("while nobody can tell: %v, %d are left", got.Observed.LongestUse, got.DrainLeft)
-		}
-		if _, err := conn.ExecContext(t.Context(), "1s"); err != nil {
-			t.Error(err)
-		}
-		live := r.c.Stats().Observed.LongestUse.Took
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-		synctest.Wait()
-		s := r.c.Stats()
-		if got := s.Observed.LongestUse.Took; got < 2*time.Minute+45*time.Second || got > 3*time.Minute+time.Second || got != live || s.Closed[CloseSuperseded] != 1 {
-			t.Errorf("it was in use for %v, %v before it came back; closed %v", got, live, s.Closed)
-		}
-	})
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	synctest.Wait()
+	s := r.c.Stats()
+	if got := s.Observed.LongestUse.Took; got < least || got > most || s.Closed[CloseSuperseded] != 1 {
+		t.Errorf("it was in use for %v; closed %v", got, s.Closed)
+	}
 }
 
 // How old a credential is when it is read is held against the window; of the first one it

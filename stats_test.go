@@ -87,6 +87,9 @@ func TestStatsOfARotation(t *testing.T) {
 		if own != len(logins)-20 {
 			t.Errorf("%d logins were the connector's own, want all %d but the pool's 20", own, len(logins))
 		}
+		if got := s.Observed.LongestLogin; got.Took < login || got.Took > login+time.Millisecond || got.At.After(s.LastLoginAt) || got.At.Before(rotated.Add(-time.Second)) {
+			t.Errorf("the longest login took %v", got)
+		}
 		if ago := time.Since(s.LastLoginAt); ago < 0 || ago > 20*time.Second {
 			t.Errorf("the last login was %v ago", ago)
 		}

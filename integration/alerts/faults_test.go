@@ -8,6 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -73,6 +76,7 @@ type app struct {
 	*program               // if it runs in this process
 	scrapes   http.Handler // its metrics
 	recording *Recording
+	last      string // scrape
 	expect    []Expectation
 }
 
@@ -133,6 +137,7 @@ func (a *app) scrape(d time.Duration, until func() bool) {
 		if answer.Code != http.StatusOK {
 			a.Fatal(answer.Body)
 		}
+		a.last = answer.Body.String()
 		a.must(a.recording.Add(at, answer.Body))
 		switch took := time.Since(began); {
 		case scale*took >= d && (until == nil || until()):
@@ -400,6 +405,17 @@ func starved(a *app, idle bool) {
 	a.must(child.Signal(syscall.SIGCONT))
 	a.scrape(settled, nil)
 	a.now(true, alert)
+	for _, metric := range []string{"timers_late_seconds_total", "file_timers_late_seconds_total", "observed_timer_lateness_seconds"} {
+		match := regexp.MustCompile("(?m)^sqlrotate_" + metric + "{.*} (.*)$").FindStringSubmatch(a.last)
+		if idle && !strings.HasPrefix(metric, "file_") {
+			continue // a connector that is idle may have no timer
+		}
+		if match == nil {
+			a.Errorf("there is no %s", metric)
+		} else if late, err := strconv.ParseFloat(match[1], 64); err != nil || late < 1 {
+			a.Errorf("%s is %s", metric, match[1])
+		}
+	}
 	a.scrape(6*minute, nil)
 	a.now(false, alert)
 }
