@@ -92,14 +92,15 @@ func rough(d time.Duration) time.Duration {
 	return d.Round(time.Millisecond)
 }
 
-// adviseLocked has advice logged: each once, and again when there is more to be put in.
+// adviseLocked has advice logged: each once, and again when twice as much is to be put in. A
+// use that goes on and on grows all the time.
 func (c *Connector) adviseLocked(now rotation.Now) {
 	if !c.observed.tidings() {
 		return
 	}
 	seen, _ := c.observed.all(now)
 	for _, a := range c.window.advise(c.cfg.Window.kind, seen) {
-		if a.least <= c.advised[a.part] {
+		if a.least < 2*c.advised[a.part] {
 			continue
 		}
 		c.advised[a.part] = a.least

@@ -448,8 +448,12 @@ func TestWindowTooSmallIsTold(t *testing.T) {
 			t.Errorf("what is to be put in is the same, told %d times", n)
 		}
 		r.exec("4m")
+		if n := told(); n != 1 {
+			t.Errorf("less than twice as much is to be put in, told %d times", n)
+		}
+		r.exec("5m")
 		if n := told(); n != 2 {
-			t.Errorf("more is to be put in, told %d times", n)
+			t.Errorf("more than twice as much is to be put in, told %d times", n)
 		}
 		time.Sleep(48 * time.Hour)
 		if p := r.c.Problems(); len(p) > 0 {
