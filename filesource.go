@@ -69,8 +69,9 @@ type FileOptions struct {
 
 	// Decode, if set, decodes the content of the file in place of the formats. It
 	// must not keep or change the slice. Of what it returns, Version and PublishedAt are
-	// replaced by the source's own. Of an error or a panic only the type is told, because its text
-	// may quote the content. Of directories it decodes those that hold one file only.
+	// replaced by the source's own. Of an error or a panic only the type is told, because
+	// its text may quote the content. Of directories it decodes those that hold one file
+	// only.
 	Decode func([]byte) (Credential, error)
 
 	// Poll is how often the path is read without any event. All that is promised

@@ -31,8 +31,8 @@ type FileStatus struct {
 	// nothing to be used, and Loads the versions that were loaded.
 	Reads, FailedReads, Loads uint64
 
-	// TimersLate is how late the timers of polls were that were late by more than 100 ms, all
-	// together, as in [Stats].
+	// TimersLate is for how long polls were overdue that were late by more than 100 ms, as in
+	// [Stats].
 	TimersLate time.Duration
 
 	// LoadedAt is when that version was loaded, CheckedAt when the path was last read

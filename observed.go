@@ -38,8 +38,7 @@ type Observed struct {
 	// LongestLogin is of those that succeeded.
 	LongestLogin Worst
 
-	// TimerLateness is how late a timer of the connector fired. All of it together is
-	// Stats.TimersLate.
+	// TimerLateness is how late a timer of the connector fired. Stats.TimersLate has the sum.
 	TimerLateness Worst
 }
 
@@ -76,8 +75,9 @@ type observed struct {
 	began   [2]rotation.Instant
 	halves  [2][sights]worst
 	lastLag worst
-	late    time.Duration // timers, all together
-	news    bool          // since tidings was last called
+	late    time.Duration    // for how long some timer was overdue
+	lateTo  rotation.Instant // when the last of that was
+	news    bool             // since tidings was last called
 }
 
 type worst struct {
@@ -135,7 +135,8 @@ func (o *observed) fired(due rotation.Instant) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.late += late
+	o.late += now.Sub(max(due, min(o.lateTo, now))) // several are late together
+	o.lateTo = max(o.lateTo, now)
 }
 
 // turnLocked begins a new half when the younger one is a day old.
@@ -155,7 +156,7 @@ func (o *observed) turnLocked(now rotation.Instant) {
 	o.until.Store(int64(o.began[0].Add(memory)))
 }
 
-// all returns what was observed, and how late timers were, all together.
+// all returns what was observed, and for how long some timer was overdue.
 func (o *observed) all(now rotation.Now) (Observed, time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -246,8 +247,8 @@ func (c *Connector) noteUseLocked(s *session, now rotation.Instant) {
 	}
 }
 
-// observedLocked returns what was observed, uses that go on included, and how late timers
-// were, all together.
+// observedLocked returns what was observed, uses that go on included, and for how long some
+// timer was overdue.
 func (c *Connector) observedLocked(now rotation.Now) (Observed, time.Duration) {
 	for _, s := range c.sessions {
 		c.noteUseLocked(s, now.Mono)

@@ -20,12 +20,11 @@ import (
 
 // session is one login and the connection that came of it.
 type session struct {
-	id      rotation.SessionID
-	version *version
-	calls   *calls
-	dialer  DialFunc
-	// What it sees of the session is noted in observed.
-	observed *observed
+	id       rotation.SessionID
+	version  *version
+	calls    *calls
+	dialer   DialFunc
+	observed *observed      // notes what the sockets show
 	ended    func(*session) // called once, when a session that was logged in is over
 	stirred  func()         // called when used becomes true; may be nil
 	conn     driver.Conn    // set when logged in

@@ -62,10 +62,10 @@ type Stats struct {
 	Window   WindowStats // in force
 	Observed Observed    // what it rests on, as it was seen to be
 
-	// TimersLate is how late the connector's timers were that were late by more than 100 ms, all
-	// together. What makes them so keeps the process from running: there is too little CPU, or
-	// it was stopped. A connector that is idle has hardly a
-	// timer; its file source has (FileStatus.TimersLate).
+	// TimersLate is for how long timers of the connector were overdue that were late by more
+	// than 100 ms; what several were late together counts once. It is time in which the
+	// process didn't run: there is too little CPU, or it was stopped. A connector that is idle
+	// has hardly a timer; its file source has (FileStatus.TimersLate).
 	TimersLate time.Duration
 
 	// Logins, the connector's own included.
