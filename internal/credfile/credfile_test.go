@@ -681,7 +681,7 @@ func compareJSON(t *testing.T, text string) {
 	}
 }
 
-// scalars reads a value and returns the strings and numbers in it.
+// scalars reads a value and returns the strings and the whole numbers in it.
 func scalars(t *testing.T, dec *json.Decoder, path []string) (found []string) {
 	t.Helper()
 	token, err := dec.Token()
@@ -705,9 +705,13 @@ func scalars(t *testing.T, dec *json.Decoder, path []string) (found []string) {
 			}
 		}
 		_, _ = dec.Token()
-	case string, json.Number:
+	case json.Number:
+		if !strings.ContainsAny(token.String(), "-.eE") && 0 < len(path) && len(path) <= deepest { // others are refused
+			found = append(found, strings.Join(path, "\x00")+"="+token.String())
+		}
+	case string:
 		if 0 < len(path) && len(path) <= deepest {
-			found = append(found, strings.Join(path, "\x00")+"="+fmt.Sprint(token))
+			found = append(found, strings.Join(path, "\x00")+"="+token)
 		}
 	}
 	return found
