@@ -113,8 +113,6 @@ const maxLabels = 3
 type sample struct {
 	*metric
 	value   float64
-	values  [maxLabels]string
-	pairs   [maxLabels]dto.LabelPair
 	label   [maxLabels]*dto.LabelPair
 	gauge   dto.Gauge
 	counter dto.Counter
@@ -136,17 +134,52 @@ func (s *sample) Write(out *dto.Metric) error {
 }
 
 // samples are what a scrape finds.
-type samples struct{ ch chan<- prometheus.Metric }
+type samples struct {
+	ch    chan<- prometheus.Metric
+	free  []sample
+	pairs map[pair]*dto.LabelPair
+	last  pair // the same name comes many times in a row
+	found *dto.LabelPair
+}
+
+type pair struct{ name, value string }
+
+// samplesAtOnce is how many are allocated together. They are all gone after the scrape.
+const samplesAtOnce = 64
+
+func newSamples(ch chan<- prometheus.Metric) *samples {
+	return &samples{ch: ch, pairs: make(map[pair]*dto.LabelPair)}
+}
 
 func (s *samples) set(m *metric, value float64, labels ...string) {
-	one := &sample{metric: m, value: value}
+	if len(s.free) == 0 {
+		s.free = make([]sample, samplesAtOnce)
+	}
+	one := &s.free[0]
+	s.free = s.free[1:]
+	one.metric, one.value = m, value
 	one.gauge.Value, one.counter.Value = &one.value, &one.value
 	for i, label := range labels {
-		one.values[i] = strings.ToValidUTF8(label, "\uFFFD") // or the whole scrape would fail
-		one.pairs[i].Name, one.pairs[i].Value = &m.labels[i], &one.values[i]
-		one.label[i] = &one.pairs[i]
+		one.label[i] = s.pair(pair{m.labels[i], label})
 	}
 	s.ch <- one
+}
+
+// pair returns a label, the same for all series that have it: nobody changes it.
+func (s *samples) pair(p pair) *dto.LabelPair {
+	if p == s.last {
+		return s.found
+	}
+	label, ok := s.pairs[p]
+	if !ok {
+		name, value := p.name, strings.ToValidUTF8(p.value, "\uFFFD") // or the whole scrape would fail
+		label = &dto.LabelPair{Name: &name, Value: &value}
+		s.pairs[p] = label
+	}
+	if p.name == "connector" {
+		s.last, s.found = p, label
+	}
+	return label
 }
 
 // at sets a moment, unless it is zero.

@@ -16,7 +16,9 @@ package prometheus
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,11 +32,10 @@ import (
 // A scrape reads what the connectors know, and waits for no server and no login. A source
 // whose CheckHealth doesn't return holds it up for a second.
 type Collector struct {
-	logins *prometheus.HistogramVec
-
 	mu         sync.Mutex // guards what follows
 	connectors []*connector
 	sources    []*source
+	logins     map[string]*prometheus.HistogramVec // by the name of the connector
 }
 
 // SourceStatus is what a source other than a file or a cache says of itself. All that is
@@ -63,11 +64,17 @@ type source struct {
 
 // NewCollector returns a collector of nothing yet.
 func NewCollector() *Collector {
-	return &Collector{logins: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	return &Collector{logins: make(map[string]*prometheus.HistogramVec)}
+}
+
+// newLogins returns the histograms of one connector. An outcome that there never was has
+// none: most of a scrape would say nothing.
+func newLogins() *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "sqlrotate_login_duration_seconds",
 		Help:    "How long logins took, by what came of them; the connector's own are included.",
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-	}, []string{"connector", "outcome"})}
+	}, []string{"connector", "outcome"})
 }
 
 // AddConnector has c collected, with name in the label connector. It is an error if the
@@ -89,16 +96,23 @@ func (m *Collector) addConnector(c *connector) error {
 // Trace returns callbacks for Config.Trace that measure how long logins take, for the
 // connector of that name. [sqlrotate.JoinTraces] joins it to others.
 func (m *Collector) Trace(name string) *sqlrotate.Trace {
-	ok, refused, failed := m.logins.WithLabelValues(name, "ok"), m.logins.WithLabelValues(name, "refused"), m.logins.WithLabelValues(name, "failed")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	logins, ok := m.logins[name]
+	if !ok {
+		logins = newLogins()
+		m.logins[name] = logins
+	}
+	name = strings.ToValidUTF8(name, "\uFFFD")
 	return &sqlrotate.Trace{Login: func(l sqlrotate.LoginInfo) {
-		outcome := ok
+		outcome := "ok"
 		switch {
 		case l.Refused:
-			outcome = refused
+			outcome = "refused"
 		case l.Err != nil:
-			outcome = failed
+			outcome = "failed"
 		}
-		outcome.Observe(l.Took.Seconds())
+		logins.WithLabelValues(name, outcome).Observe(l.Took.Seconds())
 	}}
 }
 
@@ -152,7 +166,7 @@ func (m *Collector) RemoveConnector(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.connectors = slices.DeleteFunc(m.connectors, func(c *connector) bool { return c.name == name })
-	m.logins.DeletePartialMatch(prometheus.Labels{"connector": name})
+	delete(m.logins, name)
 }
 
 // RemoveSource has the source of that name collected no longer.
@@ -164,7 +178,7 @@ func (m *Collector) RemoveSource(name string) {
 
 // Describe implements [prometheus.Collector].
 func (m *Collector) Describe(ch chan<- *prometheus.Desc) {
-	m.logins.Describe(ch)
+	newLogins().Describe(ch)
 	for _, d := range all() {
 		ch <- d
 	}
@@ -174,8 +188,11 @@ func (m *Collector) Describe(ch chan<- *prometheus.Desc) {
 func (m *Collector) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
 	connectors, sources := slices.Clone(m.connectors), slices.Clone(m.sources)
+	logins := slices.Collect(maps.Values(m.logins))
 	m.mu.Unlock()
-	m.logins.Collect(ch)
+	for _, l := range logins {
+		l.Collect(ch)
+	}
 	// A connector asks its source how it is, and may have to wait for the answer: they
 	// wait together.
 	problems := make([][]sqlrotate.Problem, len(connectors))
@@ -183,7 +200,7 @@ func (m *Collector) Collect(ch chan<- prometheus.Metric) {
 	for i, c := range connectors {
 		asked.Go(func() { problems[i] = c.c.Problems() })
 	}
-	s := &samples{ch: ch}
+	s := newSamples(ch)
 	for _, src := range sources {
 		src.collect(s)
 	}

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -271,14 +274,26 @@ func TestLoginsAreMeasured(t *testing.T) {
 	trace.Login(sqlrotate.LoginInfo{Took: 3 * time.Second, Err: errors.New("down")})
 	trace.Login(sqlrotate.LoginInfo{Took: 3 * time.Second, Err: refusal{}, Refused: true})
 	trace.Login(sqlrotate.LoginInfo{Took: 4 * time.Second, Err: refusal{}, Refused: true})
-	got := text(t, registry(t, m))
+	m.Trace("x").Login(sqlrotate.LoginInfo{Took: 40 * time.Millisecond})
+	m.Trace("y\xff").Login(sqlrotate.LoginInfo{Took: time.Second})
+	r := registry(t, m)
+	got := text(t, r)
 	for _, want := range []string{
-		`sqlrotate_login_duration_seconds_bucket{connector="x",outcome="ok",le="0.025"} 0`, `sqlrotate_login_duration_seconds_bucket{connector="x",outcome="ok",le="0.05"} 1`,
+		`sqlrotate_login_duration_seconds_bucket{connector="x",outcome="ok",le="0.025"} 0`, `sqlrotate_login_duration_seconds_bucket{connector="x",outcome="ok",le="0.05"} 2`,
 		`sqlrotate_login_duration_seconds_count{connector="x",outcome="failed"} 1`, `sqlrotate_login_duration_seconds_sum{connector="x",outcome="refused"} 7`,
+		"sqlrotate_login_duration_seconds_count{connector=\"y\uFFFD\",outcome=\"ok\"} 1",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("there is no %s in\n%s", want, got)
 		}
+	}
+	if strings.Contains(got, "connector=\"y\uFFFD\",outcome=\"failed\"") {
+		t.Error("logins that there never were have a histogram:", got)
+	}
+	m.RemoveConnector("x")
+	trace.Login(sqlrotate.LoginInfo{Took: time.Second}) // it was under way
+	if got := text(t, r); strings.Contains(got, `connector="x"`) {
+		t.Error("what was removed is still told:", got)
 	}
 }
 
@@ -368,9 +383,17 @@ func BenchmarkScrape(b *testing.B) {
 			}
 		}
 	})
-	b.Run("text", func(b *testing.B) {
+	b.Run("serve", func(b *testing.B) {
+		serves, request := promhttp.HandlerFor(r, promhttp.HandlerOpts{}), httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/metrics", nil)
 		for b.Loop() {
-			text(b, r)
+			serves.ServeHTTP(unread{http.Header{}}, request)
 		}
 	})
 }
+
+// unread is an answer that nobody reads.
+type unread struct{ header http.Header }
+
+func (u unread) Header() http.Header       { return u.header }
+func (unread) Write(p []byte) (int, error) { return len(p), nil }
+func (unread) WriteHeader(int)             {}
