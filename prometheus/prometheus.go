@@ -15,15 +15,15 @@
 package prometheus
 
 import (
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/sqlrotate/sqlrotate"
+	"github.com/sqlrotate/sqlrotate/internal/metrics"
 )
 
 // Collector is a [prometheus.Collector] over any number of connectors and sources, which
@@ -32,10 +32,11 @@ import (
 // A scrape reads what the connectors know, and waits for no server and no login. A source
 // whose CheckHealth doesn't return holds it up for a second.
 type Collector struct {
-	mu         sync.Mutex // guards what follows
-	connectors []*connector
-	sources    []*source
-	logins     map[string]*prometheus.HistogramVec // by the name of the connector
+	set   metrics.Set
+	descs map[*metrics.Metric]*prometheus.Desc
+
+	mu     sync.Mutex                          // guards logins
+	logins map[string]*prometheus.HistogramVec // by the name of the connector
 }
 
 // SourceStatus is what a source other than a file or a cache says of itself. All that is
@@ -49,22 +50,13 @@ type SourceStatus struct {
 	Failures     int       // that many times in a row
 }
 
-type connector struct {
-	name string
-	c    interface {
-		Stats() sqlrotate.Stats
-		Problems() []sqlrotate.Problem
-	}
-}
-
-type source struct {
-	name    string
-	collect func(s *samples)
-}
-
 // NewCollector returns a collector of nothing yet.
 func NewCollector() *Collector {
-	return &Collector{logins: make(map[string]*prometheus.HistogramVec)}
+	m := &Collector{descs: make(map[*metrics.Metric]*prometheus.Desc), logins: make(map[string]*prometheus.HistogramVec)}
+	for _, one := range metrics.All() {
+		m.descs[one] = prometheus.NewDesc("sqlrotate_"+one.Name, one.Help, one.Labels, nil)
+	}
+	return m
 }
 
 // newLogins returns the histograms of one connector. An outcome that there never was has
@@ -80,22 +72,13 @@ func newLogins() *prometheus.HistogramVec {
 // AddConnector has c collected, with name in the label connector. It is an error if the
 // collector has another one of that name.
 func (m *Collector) AddConnector(name string, c *sqlrotate.Connector) error {
-	return m.addConnector(&connector{name, c})
-}
-
-func (m *Collector) addConnector(c *connector) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if slices.ContainsFunc(m.connectors, func(other *connector) bool { return other.name == c.name }) {
-		return fmt.Errorf("sqlrotate: there is a connector %q in this collector", c.name)
-	}
-	m.connectors = append(m.connectors, c)
-	return nil
+	return m.set.AddConnector(name, c)
 }
 
 // Trace returns callbacks for Config.Trace that measure how long logins take, for the
 // connector of that name. [sqlrotate.JoinTraces] joins it to others.
 func (m *Collector) Trace(name string) *sqlrotate.Trace {
+	name = metrics.Label(name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	logins, ok := m.logins[name]
@@ -103,7 +86,6 @@ func (m *Collector) Trace(name string) *sqlrotate.Trace {
 		logins = newLogins()
 		m.logins[name] = logins
 	}
-	name = strings.ToValidUTF8(name, "\uFFFD")
 	return &sqlrotate.Trace{Login: func(l sqlrotate.LoginInfo) {
 		outcome := "ok"
 		switch {
@@ -119,20 +101,12 @@ func (m *Collector) Trace(name string) *sqlrotate.Trace {
 // AddFile has src collected, with name in the label source: that of the connector that it
 // serves, if it serves one. It is an error if the collector has another source of that name.
 func (m *Collector) AddFile(name string, src *sqlrotate.FileSource) error {
-	return m.addFile(name, src.Status)
-}
-
-func (m *Collector) addFile(name string, status func() sqlrotate.FileStatus) error {
-	return m.addSource(&source{name, func(s *samples) { s.file(name, status()) }})
+	return m.set.AddFile(name, src.Status)
 }
 
 // AddCache has src collected, as AddFile has a file.
 func (m *Collector) AddCache(name string, src *sqlrotate.CachedSource) error {
-	return m.addCache(name, src.Status)
-}
-
-func (m *Collector) addCache(name string, status func() sqlrotate.CacheStatus) error {
-	return m.addSource(&source{name, func(s *samples) { s.cache(name, status()) }})
+	return m.set.AddCache(name, src.Status)
 }
 
 // AddSource has what status returns collected, as AddFile has a file. It is called by each
@@ -148,38 +122,24 @@ func (m *Collector) addCache(name string, status func() sqlrotate.CacheStatus) e
 //
 // A cache in front of it is a source of its own, with another name.
 func (m *Collector) AddSource(name string, status func() SourceStatus) error {
-	return m.addSource(&source{name, func(s *samples) { s.source(name, status()) }})
-}
-
-func (m *Collector) addSource(src *source) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if slices.ContainsFunc(m.sources, func(other *source) bool { return other.name == src.name }) {
-		return fmt.Errorf("sqlrotate: there is a source %q in this collector", src.name)
-	}
-	m.sources = append(m.sources, src)
-	return nil
+	return m.set.AddSource(name, func() metrics.SourceStatus { return metrics.SourceStatus(status()) })
 }
 
 // RemoveConnector has the connector of that name collected no longer, its logins included.
 func (m *Collector) RemoveConnector(name string) {
+	m.set.RemoveConnector(name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.connectors = slices.DeleteFunc(m.connectors, func(c *connector) bool { return c.name == name })
-	delete(m.logins, name)
+	delete(m.logins, metrics.Label(name))
 }
 
 // RemoveSource has the source of that name collected no longer.
-func (m *Collector) RemoveSource(name string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.sources = slices.DeleteFunc(m.sources, func(s *source) bool { return s.name == name })
-}
+func (m *Collector) RemoveSource(name string) { m.set.RemoveSource(name) }
 
 // Describe implements [prometheus.Collector].
 func (m *Collector) Describe(ch chan<- *prometheus.Desc) {
 	newLogins().Describe(ch)
-	for _, d := range all() {
+	for _, d := range m.descs {
 		ch <- d
 	}
 }
@@ -187,28 +147,11 @@ func (m *Collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (m *Collector) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
-	connectors, sources := slices.Clone(m.connectors), slices.Clone(m.sources)
 	logins := slices.Collect(maps.Values(m.logins))
 	m.mu.Unlock()
 	for _, l := range logins {
 		l.Collect(ch)
 	}
-	// A connector asks its source how it is, and may have to wait for the answer: they
-	// wait together.
-	problems := make([][]sqlrotate.Problem, len(connectors))
-	var asked sync.WaitGroup
-	for i, c := range connectors {
-		asked.Go(func() { problems[i] = c.c.Problems() })
-	}
-	s := newSamples(ch)
-	for _, src := range sources {
-		src.collect(s)
-	}
-	for _, c := range connectors {
-		s.connector(c.name, c.c.Stats())
-	}
-	asked.Wait()
-	for i, c := range connectors {
-		s.problems(c.name, problems[i])
-	}
+	s := &samples{ch: ch, descs: m.descs, pairs: make(map[pair]*dto.LabelPair)}
+	m.set.Read(s.add)
 }

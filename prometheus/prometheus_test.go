@@ -143,12 +143,12 @@ func TestStatesAreClean(t *testing.T) {
 		none []string
 	}{
 		"nothing":                  {fill: func(*Collector) error { return nil }, none: []string{"sqlrotate_"}},
-		"a connector without news": {fill: func(m *Collector) error { return m.addConnector(&connector{"x", fixed{}}) }, want: []string{`sqlrotate_can_connect{connector="x"} 1`, `sqlrotate_connections{connector="x",version="older"} 0`}, none: []string{"timestamp", "observed"}},
+		"a connector without news": {fill: func(m *Collector) error { return m.set.AddConnector("x", fixed{}) }, want: []string{`sqlrotate_can_connect{connector="x"} 1`, `sqlrotate_connections{connector="x",version="older"} 0`}, none: []string{"timestamp", "observed"}},
 		"a connector in trouble": {
 			fill: func(m *Collector) error {
-				return m.addConnector(&connector{"x", fixed{full, []sqlrotate.Problem{
+				return m.set.AddConnector("x", fixed{full, []sqlrotate.Problem{
 					{Kind: sqlrotate.ProblemRefused, CanConnect: true}, {Kind: sqlrotate.ProblemHangs}, {Kind: sqlrotate.ProblemHangs},
-				}}})
+				}})
 			},
 			want: []string{
 				`sqlrotate_connections{connector="x",version="current"} 3`, `sqlrotate_connections{connector="x",version="previous"} 4`, `sqlrotate_connections{connector="x",version="older"} 11`,
@@ -168,22 +168,22 @@ func TestStatesAreClean(t *testing.T) {
 		},
 		"several of each, of names that are no labels": {
 			fill: func(m *Collector) error {
-				return errors.Join(m.addConnector(&connector{"x", fixed{stats: full}}), m.addConnector(&connector{"\xff\"\n", fixed{stats: full}}),
-					m.addFile("x", func() sqlrotate.FileStatus { return sqlrotate.FileStatus{Path: "/x\xff"} }),
-					m.addFile("\xfe", func() sqlrotate.FileStatus { return sqlrotate.FileStatus{} }))
+				return errors.Join(m.set.AddConnector("x", fixed{stats: full}), m.set.AddConnector("\xff\"\n", fixed{stats: full}),
+					m.set.AddFile("x", func() sqlrotate.FileStatus { return sqlrotate.FileStatus{Path: "/x\xff"} }),
+					m.set.AddFile("\xfe", func() sqlrotate.FileStatus { return sqlrotate.FileStatus{} }))
 			},
 			want: []string{"connector=\"\uFFFD\\\"\\n\""},
 		},
 		"sources in trouble": {
 			fill: func(m *Collector) error {
 				return errors.Join(
-					m.addFile("f", func() sqlrotate.FileStatus {
+					m.set.AddFile("f", func() sqlrotate.FileStatus {
 						return sqlrotate.FileStatus{
 							Path: "/creds", Username: "app", LoadedAt: at(1), CheckedAt: at(2), ModTime: at(3), Divergence: sqlrotate.DivergedRefused, DivergedSince: at(4),
 							Failures: 5, FailingSince: at(6), Events: true, Reads: 9, FailedReads: 5, Loads: 2, ReplacedSince: at(7), MovedSince: at(8), TimersLate: 9 * time.Second,
 						}
 					}),
-					m.addCache("c", func() sqlrotate.CacheStatus {
+					m.set.AddCache("c", func() sqlrotate.CacheStatus {
 						return sqlrotate.CacheStatus{
 							Username: "app", NotAfter: at(1), FetchedAt: at(2), FetchingSince: at(3), NextFetchAt: at(4), Fetches: 5, Hanging: 1, Failures: 6, FailingSince: at(7), RefusedAt: at(8),
 						}
@@ -300,7 +300,7 @@ func TestLoginsAreMeasured(t *testing.T) {
 func TestNamesAreUnique(t *testing.T) {
 	m := NewCollector()
 	open(t, m, "x", opener{})
-	if err := m.addConnector(&connector{"x", fixed{}}); err == nil {
+	if err := m.set.AddConnector("x", fixed{}); err == nil {
 		t.Error("there are two connectors x")
 	}
 	status := func() SourceStatus { return SourceStatus{} }
@@ -309,6 +309,13 @@ func TestNamesAreUnique(t *testing.T) {
 	}
 	if err := m.AddSource("x", status); err == nil {
 		t.Error("there are two sources x")
+	}
+	if err := errors.Join(m.AddSource("\xff", status), m.AddSource("\xfe", status)); err == nil {
+		t.Error("there are two sources of the same label")
+	}
+	m.RemoveSource("\xfd")
+	if err := m.AddSource("\xfe", status); err != nil {
+		t.Error(err)
 	}
 }
 

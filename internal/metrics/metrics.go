@@ -1,21 +1,28 @@
-package prometheus
+// Package metrics says which metrics there are of connectors and their sources, and
+// reads them: once for all modules that export them. Those are modules of their own, of
+// which an older one may meet a newer root, so what is exported here changes as an API does.
+package metrics
 
 import (
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 	"github.com/sqlrotate/sqlrotate"
 )
 
-// A metric is what all series of one name have in common.
-type metric struct {
-	desc   *prometheus.Desc
-	counts bool     // else it is a gauge
-	labels []string // sorted by name
+// A Metric is what all series of one name have in common.
+type Metric struct {
+	Name   string   // in the form of Prometheus, with its unit: file_checked_timestamp_seconds
+	Help   string   // a sentence or two
+	Counts bool     // it only goes up; else it is a gauge
+	Labels []string // sorted by name
 }
+
+// MaxLabels is how many labels a metric has at the most.
+const MaxLabels = 3
+
+// Values are those of a series' labels, in the order of Metric.Labels. They are valid UTF-8.
+type Values [MaxLabels]string
 
 //nolint:gochecknoglobals // they don't change
 var (
@@ -81,115 +88,44 @@ var (
 	renewed        = gauge("source_renewed_timestamp_seconds", "When the credential's lease was last renewed.", "source")
 )
 
-func gauge(name, help string, labels ...string) *metric {
-	return &metric{prometheus.NewDesc("sqlrotate_"+name, help, labels, nil), false, labels}
+func gauge(name, help string, labels ...string) *Metric {
+	return &Metric{Name: name, Help: help, Labels: labels}
 }
 
-func counter(name, help string, labels ...string) *metric {
-	m := gauge(name, help, labels...)
-	m.counts = true
-	return m
+func counter(name, help string, labels ...string) *Metric {
+	return &Metric{Name: name, Help: help, Counts: true, Labels: labels}
 }
 
-func all() []*prometheus.Desc {
-	var descs []*prometheus.Desc
-	for _, m := range []*metric{
+// All returns all metrics that a [Set] reads. They are the same each time.
+func All() []*Metric {
+	return []*Metric{
 		connections, oldest, credentialInfo, credentialSeen, credentialEnd, proven, refusedSince, nextAttempt, successorDue, rotations, logins, lastLogin,
 		fallbacks, connectFailures, waits, waitTime, waiting, closed, outlived, spares, drainSince, drainUntil, drainLeft, drains, lastDrain,
 		sourceRead, sourceErrors, readFailing, window, observedUse, observedLag, observedLogin, observedLate, timersLate, dropped, problem, canConnect,
 		fileInfo, fileChecked, fileLoaded, fileModified, fileDiverged, fileReads, fileLoads, fileLate, fileReplaced, fileMoved, fileEvents,
 		sourceFailures, failingSince, fetched, fetches, fetchingSince, nextFetch, hanging, sourceEnd, sourceRefused, renewed,
-	} {
-		descs = append(descs, m.desc)
 	}
-	return descs
 }
 
-// maxLabels is how many labels a series has at the most.
-const maxLabels = 3
-
-// A sample is one series of a scrape, with all that client_golang wants of it in one piece.
-// Its own const metrics cost more than all the rest of a scrape of many connectors.
-type sample struct {
-	*metric
-	value   float64
-	label   [maxLabels]*dto.LabelPair
-	gauge   dto.Gauge
-	counter dto.Counter
-}
-
-// Desc implements prometheus.Metric.
-func (s *sample) Desc() *prometheus.Desc { return s.desc }
-
-// Write implements prometheus.Metric.
-func (s *sample) Write(out *dto.Metric) error {
-	n := len(s.labels)
-	out.Label = s.label[:n:n] // who adds a label makes a copy
-	if s.counts {
-		out.Counter = &s.counter
-	} else {
-		out.Gauge = &s.gauge
-	}
-	return nil
-}
-
-// samples are what a scrape finds.
+// samples are what is found.
 type samples struct {
-	ch    chan<- prometheus.Metric
-	free  []sample
-	pairs map[pair]*dto.LabelPair
-	last  pair // the same name comes many times in a row
-	found *dto.LabelPair
+	found func(m *Metric, value float64, labels Values)
 }
 
-type pair struct{ name, value string }
-
-// samplesAtOnce is how many are allocated together. They are all gone after the scrape.
-const samplesAtOnce = 64
-
-func newSamples(ch chan<- prometheus.Metric) *samples {
-	return &samples{ch: ch, pairs: make(map[pair]*dto.LabelPair)}
-}
-
-func (s *samples) set(m *metric, value float64, labels ...string) {
-	if len(s.free) == 0 {
-		s.free = make([]sample, samplesAtOnce)
-	}
-	one := &s.free[0]
-	s.free = s.free[1:]
-	one.metric, one.value = m, value
-	one.gauge.Value, one.counter.Value = &one.value, &one.value
-	for i, label := range labels {
-		one.label[i] = s.pair(pair{m.labels[i], label})
-	}
-	s.ch <- one
-}
-
-// pair returns a label, the same for all series that have it: nobody changes it.
-func (s *samples) pair(p pair) *dto.LabelPair {
-	if p == s.last {
-		return s.found
-	}
-	label, ok := s.pairs[p]
-	if !ok {
-		name, value := p.name, strings.ToValidUTF8(p.value, "\uFFFD") // or the whole scrape would fail
-		label = &dto.LabelPair{Name: &name, Value: &value}
-		s.pairs[p] = label
-	}
-	if p.name == "connector" {
-		s.last, s.found = p, label
-	}
-	return label
+func (s *samples) set(m *Metric, value float64, labels ...string) {
+	var values Values
+	copy(values[:], labels)
+	s.found(m, value, values)
 }
 
 // at sets a moment, unless it is zero.
-func (s *samples) at(m *metric, t time.Time, labels ...string) {
+func (s *samples) at(m *Metric, t time.Time, labels ...string) {
 	if !t.IsZero() {
 		s.set(m, float64(t.UnixMicro())/1e6, labels...)
 	}
 }
 
-func (s *samples) is(m *metric, yes bool, labels ...string) {
+func (s *samples) is(m *Metric, yes bool, labels ...string) {
 	value := 0.0
 	if yes {
 		value = 1
@@ -254,7 +190,7 @@ func (s *samples) window(name string, w sqlrotate.WindowStats) {
 // observed sets what was seen.
 func (s *samples) observed(name string, seen sqlrotate.Observed) {
 	for _, o := range []struct {
-		metric *metric
+		metric *Metric
 		worst  sqlrotate.Worst
 	}{
 		{observedUse, seen.LongestUse},
@@ -288,7 +224,7 @@ func (s *samples) versions(name string, all []sqlrotate.VersionStats) {
 		s.at(credentialSeen, v.SeenAt, name, label)
 		s.at(credentialEnd, v.EndsAt, name, label)
 		if i < min(len(all), 2) {
-			s.set(credentialInfo, 1, name, all[i].Username, label)
+			s.set(credentialInfo, 1, name, Label(all[i].Username), label)
 		}
 	}
 	if len(all) > 0 {
@@ -318,7 +254,7 @@ func (s *samples) problems(name string, problems []sqlrotate.Problem) {
 }
 
 func (s *samples) file(name string, st sqlrotate.FileStatus) {
-	s.set(fileInfo, 1, st.Path, name)
+	s.set(fileInfo, 1, Label(st.Path), name)
 	s.at(fileChecked, st.CheckedAt, name)
 	s.at(fileLoaded, st.LoadedAt, name)
 	s.at(fileModified, st.ModTime, name)
