@@ -63,10 +63,8 @@ func NewCollector() *Collector {
 // none: most of a scrape would say nothing.
 func newLogins() *prometheus.HistogramVec {
 	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "sqlrotate_login_duration_seconds",
-		Help:    "How long logins took, by what came of them; the connector's own are included.",
-		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-	}, []string{"connector", "outcome"})
+		Name: "sqlrotate_" + metrics.LoginDuration.Name, Help: metrics.LoginDuration.Help, Buckets: metrics.LoginBuckets(),
+	}, metrics.LoginDuration.Labels)
 }
 
 // AddConnector has c collected, with name in the label connector. It is an error if the
@@ -87,14 +85,7 @@ func (m *Collector) Trace(name string) *sqlrotate.Trace {
 		m.logins[name] = logins
 	}
 	return &sqlrotate.Trace{Login: func(l sqlrotate.LoginInfo) {
-		outcome := "ok"
-		switch {
-		case l.Refused:
-			outcome = "refused"
-		case l.Err != nil:
-			outcome = "failed"
-		}
-		logins.WithLabelValues(name, outcome).Observe(l.Took.Seconds())
+		logins.WithLabelValues(name, metrics.Outcome(l)).Observe(l.Took.Seconds())
 	}}
 }
 

@@ -88,6 +88,34 @@ var (
 	renewed        = gauge("source_renewed_timestamp_seconds", "When the credential's lease was last renewed.", "source")
 )
 
+// LoginDuration is a histogram, and not in [All]: whoever exports it has a Trace measure it.
+//
+//nolint:gochecknoglobals // it doesn't change
+var LoginDuration = &Metric{
+	Name: "login_duration_seconds", Help: "How long logins took, by what came of them; the connector's own are included.", Labels: []string{"connector", "outcome"},
+}
+
+// LoginBuckets returns the upper bounds of the buckets of [LoginDuration], in seconds.
+func LoginBuckets() []float64 { return []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30} }
+
+// Outcomes of logins.
+const (
+	LoginOK      = "ok"
+	LoginRefused = "refused"
+	LoginFailed  = "failed"
+)
+
+// Outcome returns what came of a login.
+func Outcome(l sqlrotate.LoginInfo) string {
+	switch {
+	case l.Refused:
+		return LoginRefused
+	case l.Err != nil:
+		return LoginFailed
+	}
+	return LoginOK
+}
+
 func gauge(name, help string, labels ...string) *Metric {
 	return &Metric{Name: name, Help: help, Labels: labels}
 }
@@ -138,9 +166,9 @@ func (s *samples) connector(name string, st sqlrotate.Stats) {
 	s.at(successorDue, st.SuccessorDueAt, name)
 	s.at(nextAttempt, st.NextAttemptAt, name)
 	s.set(rotations, float64(st.Rotations), name)
-	s.set(logins, float64(st.Logins), name, "ok")
-	s.set(logins, float64(st.Refused), name, "refused")
-	s.set(logins, float64(st.Failed), name, "failed")
+	s.set(logins, float64(st.Logins), name, LoginOK)
+	s.set(logins, float64(st.Refused), name, LoginRefused)
+	s.set(logins, float64(st.Failed), name, LoginFailed)
 	s.at(lastLogin, st.LastLoginAt, name)
 	s.set(fallbacks, float64(st.Fallbacks), name)
 	for _, reason := range []sqlrotate.ConnectFailure{
