@@ -29,6 +29,7 @@ type program struct {
 	src       *sqlrotate.FileSource
 	connector *sqlrotate.Connector
 	db        *sql.DB
+	collector *prometheus.Collector
 	metrics   http.Handler
 	failed    atomic.Int64 // queries
 	stop      func() error // may be called again
@@ -60,7 +61,7 @@ func begin(ctx context.Context, dsn, path string, idle bool, adjust func(*sqlrot
 	if err != nil {
 		return nil, errors.Join(err, src.Close())
 	}
-	p := &program{src: src, connector: c, db: sqlrotate.OpenDB(c)}
+	p := &program{src: src, connector: c, db: sqlrotate.OpenDB(c), collector: metrics}
 	p.db.SetMaxOpenConns(3)
 	registry := client.NewPedanticRegistry()
 	p.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})

@@ -1,5 +1,6 @@
-// Package alerts tests the rules of examples/prometheus with promtool, on what the
-// collector really says while something goes wrong.
+// Package alerts tests the rules of examples/prometheus and the dashboard of
+// examples/grafana with promtool, on what the collector really says while something goes
+// wrong.
 package alerts
 
 import (
@@ -41,7 +42,8 @@ func (r *Recording) Add(at time.Time, scrape io.Reader) error {
 		for _, m := range f.GetMetric() {
 			value, ok := number(m)
 			if !ok {
-				continue // no alert goes by a histogram
+				r.addBuckets(i, name, m)
+				continue
 			}
 			switch {
 			case strings.HasSuffix(name, "_timestamp_seconds"):
@@ -49,11 +51,22 @@ func (r *Recording) Add(at time.Time, scrape io.Reader) error {
 			case strings.HasSuffix(name, "_seconds"), strings.HasSuffix(name, "_seconds_total"):
 				value *= r.Scale
 			}
-			key := name + labels(m)
-			r.series[key] = append(upTo(r.series[key], i), strconv.FormatFloat(value, 'f', -1, 64))
+			r.add(i, name+labels(m.GetLabel()), value)
 		}
 	}
 	return nil
+}
+
+func (r *Recording) add(i int, key string, value float64) {
+	r.series[key] = append(upTo(r.series[key], i), strconv.FormatFloat(value, 'f', -1, 64))
+}
+
+// addBuckets adds those of a histogram, which nobody tells from one in slow motion.
+func (r *Recording) addBuckets(i int, name string, m *dto.Metric) {
+	for _, b := range m.GetHistogram().GetBucket() {
+		le := strconv.FormatFloat(b.GetUpperBound(), 'g', -1, 64)
+		r.add(i, name+"_bucket"+labels(append(slices.Clone(m.GetLabel()), &dto.LabelPair{Name: new("le"), Value: &le})), float64(b.GetCumulativeCount()))
+	}
 }
 
 // upTo fills what a series lacks before its i-th value, as a scrape does: it is stale
@@ -79,9 +92,9 @@ func number(m *dto.Metric) (float64, bool) {
 	return 0, false
 }
 
-func labels(m *dto.Metric) string {
+func labels(all []*dto.LabelPair) string {
 	var pairs []string
-	for _, l := range m.GetLabel() {
+	for _, l := range all {
 		pairs = append(pairs, l.GetName()+"="+strconv.Quote(l.GetValue()))
 	}
 	if len(pairs) == 0 {
@@ -109,8 +122,30 @@ type Expectation struct {
 
 // Write writes the file that `promtool test rules` reads.
 func (r *Recording) Write(w io.Writer, rules string, expect []Expectation) error {
+	var tests []exprTest
+	for _, e := range expect {
+		fires := 0
+		if e.Fires {
+			fires = 1
+		}
+		tests = append(tests, exprTest{fmt.Sprintf(`count(ALERTS{alertname="%s",alertstate="firing"}) or vector(0)`, e.Alert), e.Scrape, fires})
+	}
+	return r.write(w, rules, tests)
+}
+
+// exprTest is what an expression is at a scrape: one number without labels.
+type exprTest struct {
+	expr   string
+	scrape int
+	value  int
+}
+
+func (r *Recording) write(w io.Writer, rules string, tests []exprTest) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: %v\ntests:\n  - interval: %v\n    input_series:\n", rules, model.Duration(r.Interval), model.Duration(r.Interval))
+	if rules != "" {
+		fmt.Fprintf(&b, "rule_files: [%q]\n", rules)
+	}
+	fmt.Fprintf(&b, "evaluation_interval: %v\ntests:\n  - interval: %v\n    input_series:\n", model.Duration(r.Interval), model.Duration(r.Interval))
 	keys := make([]string, 0, len(r.series))
 	for key := range r.series {
 		keys = append(keys, key)
@@ -120,14 +155,9 @@ func (r *Recording) Write(w io.Writer, rules string, expect []Expectation) error
 		fmt.Fprintf(&b, "      - series: %s\n        values: %q\n", quote(key), strings.Join(upTo(r.series[key], len(r.at)), " "))
 	}
 	b.WriteString("    promql_expr_test:\n")
-	for _, e := range expect {
-		fires := 0
-		if e.Fires {
-			fires = 1
-		}
-		expr := fmt.Sprintf(`count(ALERTS{alertname="%s",alertstate="firing"}) or vector(0)`, e.Alert)
+	for _, e := range tests {
 		fmt.Fprintf(&b, "      - expr: %s\n        eval_time: %v\n        exp_samples: [{labels: '{}', value: %d}]\n",
-			quote(expr), model.Duration(time.Duration(e.Scrape)*r.Interval), fires)
+			quote(e.expr), model.Duration(time.Duration(e.scrape)*r.Interval), e.value)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
