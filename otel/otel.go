@@ -171,14 +171,10 @@ func poolName(name string) attribute.KeyValue {
 func (m *Instruments) Trace(name string) *sqlrotate.Trace {
 	name = metrics.Label(name)
 	created := metric.WithAttributeSet(attribute.NewSet(poolName(name)))
-	outcomes := make(map[string]metric.RecordOption)
-	for _, outcome := range []string{metrics.LoginOK, metrics.LoginRefused, metrics.LoginFailed} {
-		outcomes[outcome] = attributes(metrics.LoginDuration, metrics.Values{name, outcome})
-	}
 	return &sqlrotate.Trace{Login: func(l sqlrotate.LoginInfo) {
 		ctx := context.Background()
 		outcome := metrics.Outcome(l)
-		m.logins.Record(ctx, l.Took.Seconds(), outcomes[outcome])
+		m.logins.Record(ctx, l.Took.Seconds(), attributes(metrics.LoginDuration, metrics.Values{name, outcome}))
 		if outcome == metrics.LoginOK {
 			m.creates.Record(ctx, l.Took.Seconds(), created)
 		}
@@ -211,7 +207,12 @@ func (m *Instruments) AddCache(name string, src *sqlrotate.CachedSource) error {
 //
 // A cache in front of it is a source of its own, with another name.
 func (m *Instruments) AddSource(name string, status func() SourceStatus) error {
-	return m.set.AddSource(name, func() metrics.SourceStatus { return metrics.SourceStatus(status()) })
+	return m.set.AddSource(name, func() metrics.SourceStatus {
+		st := status() // not converted: one of the two may have more fields in a newer version
+		return metrics.SourceStatus{
+			ReadAt: st.ReadAt, Reads: st.Reads, RenewedAt: st.RenewedAt, EndsAt: st.EndsAt, FailingSince: st.FailingSince, Failures: st.Failures,
+		}
+	})
 }
 
 // RemoveConnector has the connector of that name observed no longer.

@@ -113,7 +113,12 @@ func (m *Collector) AddCache(name string, src *sqlrotate.CachedSource) error {
 //
 // A cache in front of it is a source of its own, with another name.
 func (m *Collector) AddSource(name string, status func() SourceStatus) error {
-	return m.set.AddSource(name, func() metrics.SourceStatus { return metrics.SourceStatus(status()) })
+	return m.set.AddSource(name, func() metrics.SourceStatus {
+		st := status() // not converted: one of the two may have more fields in a newer version
+		return metrics.SourceStatus{
+			ReadAt: st.ReadAt, Reads: st.Reads, RenewedAt: st.RenewedAt, EndsAt: st.EndsAt, FailingSince: st.FailingSince, Failures: st.Failures,
+		}
+	})
 }
 
 // RemoveConnector has the connector of that name collected no longer, its logins included.
