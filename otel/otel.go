@@ -181,10 +181,8 @@ func (m *Instruments) Trace(name string) *sqlrotate.Trace {
 	}}
 }
 
-// AddFile has src observed, with name in the attribute source. Give it the name of the
-// connector that it serves, if it serves one: the alert on a file that arrives later than
-// Window.Lag allows for goes by that. It is an error if there is another source of that
-// name.
+// AddFile has src observed, with name in the attribute source: that of the connector that it
+// serves, if it serves one. It is an error if there is another source of that name.
 func (m *Instruments) AddFile(name string, src *sqlrotate.FileSource) error {
 	return m.set.AddFile(name, src.Status)
 }
