@@ -197,7 +197,7 @@ func notDrained(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	r := c.drained("old", "-timeout", "300ms", "-settle", "0", "-interval", "100ms")
-	r.is(t, statusFailed, "not drained after 0s: 1 session is left", fmt.Sprint(pid), `"billing"`, "127.0.0.1 ", " idle ", c.Database(), "SINCE", "AGE")
+	r.is(t, statusFailed, ": 1 session is left", fmt.Sprint(pid), `"billing"`, "127.0.0.1 ", " idle ", c.Database(), "SINCE", "AGE")
 
 	var said report
 	r = c.drained("old", "-timeout", "0", "-json")
