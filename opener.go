@@ -15,7 +15,8 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 
 // Opener logs in to a database: the seam to a driver. [LibPQ] is the one for
 // github.com/lib/pq; [FromDriver] makes one of any driver that takes a DSN.
-// Its methods are called from many goroutines at once.
+// Its methods are called from many goroutines at once. The package sqlrotatetest
+// checks an Opener against a server.
 //
 // It may have three more methods. ProbeQuery() string gives the query by which the server is
 // asked whether a role lives, unless Config.ProbeQuery does. Code(error) string gives the

@@ -1,5 +1,5 @@
-// Package sqlrotatetest checks implementations of [sqlrotate.Source] and provides
-// one whose answers a test decides.
+// Package sqlrotatetest checks implementations of [sqlrotate.Source] and of
+// [sqlrotate.Opener], and provides a source whose answers a test decides.
 package sqlrotatetest
 
 import (
