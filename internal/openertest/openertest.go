@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -38,7 +39,7 @@ func New(tb pgtest.TB) *Server {
 	tb.Helper()
 	s := &Server{Server: pgtest.New(tb, pgtest.Options{
 		TLS: true,
-		HBA: []string{"host all forbidden all reject", "host all all all scram-sha-256"},
+		HBA: []string{"host all forbidden all reject", "hostnossl full_tls all all reject", "host all all all scram-sha-256"},
 	})}
 	for _, statement := range []string{
 		"create role unable nologin password " + pq.QuoteLiteral(password),
@@ -46,7 +47,7 @@ func New(tb pgtest.TB) *Server {
 		"create role forbidden login password " + pq.QuoteLiteral(password),
 		"create role busy login connection limit 0 password " + pq.QuoteLiteral(password),
 		"create database closed", "revoke connect on database closed from public",
-		"create database full_up connection limit 0",
+		"create database full_up connection limit 0", "create database full_tls connection limit 0",
 	} {
 		if _, err := s.Admin().ExecContext(tb.Context(), statement); err != nil {
 			tb.Fatalf("%v", err)
@@ -92,6 +93,10 @@ func (s *Server) Harness(tb pgtest.TB, open func(dsn string) (sqlrotate.Opener, 
 		return opener("host=" + host + " port=" + port + " sslmode=disable")
 	}
 	one, two := login(), login()
+	full := "full_up"
+	if strings.Contains(options, "sslmode=prefer") || strings.Contains(options, "sslmode=allow") {
+		full = "full_tls" // 28000 without TLS, 53300 with it
+	}
 	return sqlrotatetest.OpenerHarness{
 		Opener: opener(""), Login: one, Other: two,
 		UserQuery: "select session_user",
@@ -104,7 +109,7 @@ func (s *Server) Harness(tb pgtest.TB, open func(dsn string) (sqlrotate.Opener, 
 			{State: sqlrotatetest.AccessRevoked, Opener: opener("dbname=closed")},
 			{State: sqlrotatetest.NoSuchDatabase, Opener: opener("dbname=nowhere")},
 			{State: sqlrotatetest.UserIsFull, Credential: as("busy")},
-			{State: sqlrotatetest.ServerIsFull, Opener: opener("dbname=full_up")},
+			{State: sqlrotatetest.ServerIsFull, Opener: opener("dbname=" + full)},
 			{State: sqlrotatetest.ServerStarting, Opener: at(s.starting)},
 			{State: sqlrotatetest.ServerDown, Opener: at(s.down)},
 		},

@@ -1,0 +1,333 @@
+package pgxopener_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/sqlrotate/sqlrotate"
+	"github.com/sqlrotate/sqlrotate/internal/ledger"
+	"github.com/sqlrotate/sqlrotate/internal/openertest"
+	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+	"github.com/sqlrotate/sqlrotate/internal/stall"
+	"github.com/sqlrotate/sqlrotate/sqlrotatetest"
+
+	"github.com/sqlrotate/sqlrotate/pgxopener"
+)
+
+// TestMain keeps the environment's PG variables out of the tests: pgx reads them.
+func TestMain(m *testing.M) {
+	pgtest.ClearEnvironment()
+	os.Exit(m.Run())
+}
+
+func open(dsn string) (sqlrotate.Opener, error) {
+	cfg, err := pgxopener.Parse(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return pgxopener.New(cfg)
+}
+
+func TestAtAServer(t *testing.T) {
+	server := openertest.New(t)
+	t.Run("conforms", func(t *testing.T) { conforms(t, server) })
+	t.Run("a hook fails", func(t *testing.T) { afterConnectFails(t, server) })
+	t.Run("rotations", func(t *testing.T) { rotationsFailNoQuery(t, server) })
+}
+
+func conforms(t *testing.T, server *openertest.Server) {
+	for name, options := range map[string]string{
+		"TLS": "", "plain": "sslmode=disable", "prefer": "sslmode=prefer", "allow": "sslmode=allow",
+		"simple protocol": "default_query_exec_mode=simple_protocol",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := sqlrotatetest.TestOpener(server.Harness(t, open, options)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Neither the environment nor a passfile nor a service brings a login, and a password in the
+// DSN is an error that doesn't quote it.
+func TestALoginComesFromNowhereElse(t *testing.T) {
+	const secret = "hunter2hunter2"
+	dir := t.TempDir()
+	passfile, services := filepath.Join(dir, "pgpass"), filepath.Join(dir, "services")
+	for path, text := range map[string]string{
+		passfile: "*:*:*:*:" + secret + "\n", services: "[with]\nhost=elsewhere\nuser=me\npassword=" + secret + "\n",
+		filepath.Join(dir, ".pgpass"): "*:*:*:*:" + secret + "\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		name, dsn, key, value string
+		host                  string // empty: it is refused
+		says                  string
+	}{
+		{"keywords", "host=db", "", "", "db", ""},
+		{"URL", "postgres://db/app?application_name=x", "", "", "db", ""},
+		{"URL without a query", "postgresql://somebody@db/app", "", "", "db", ""},
+		{"URL of several hosts", "postgres://db:1,other:2", "", "", "db", ""},
+		{"user name", "host=db user=somebody", "", "", "db", ""},
+		{"user name in a query", "postgres://db/app?user=somebody", "", "", "db", ""},
+		{"PGUSER", "host=db", "PGUSER", "somebody", "db", ""},
+		{"PGPASSWORD", "host=db", "PGPASSWORD", secret, "db", ""},
+		{"PGPASSWORD and a URL", "postgres://db", "PGPASSWORD", secret, "db", ""},
+		{"PGPASSFILE", "host=db", "PGPASSFILE", passfile, "db", ""},
+		{"~/.pgpass", "host=db", "HOME", dir, "db", ""},
+		{"~/.pgpass and a URL", "postgres://db", "HOME", dir, "db", ""},
+		{"PGHOST", "dbname=app", "PGHOST", "db", "db", ""},
+		{"service", "service=with", "PGSERVICEFILE", services, "elsewhere", ""},
+		{"service, and the DSN before it", "service=with host=db", "PGSERVICEFILE", services, "db", ""},
+		{"password", "host=db password=" + secret, "", "", "", "has a password"},
+		{"password in a URL", "postgres://me:" + secret + "@db", "", "", "", "has a password"},
+		{"password in a query", "postgres://db?password=" + secret, "", "", "", "has a password"},
+		{"passfile", "host=db passfile=" + passfile, "", "", "", "has a password"},
+		{"bad port", "host=db port=many", "", "", "", "DSN can't be parsed: invalid port"},
+		{"unknown sslmode", "host=db sslmode=maybe", "", "", "", "sslmode is invalid"},
+		{"PGPORT", "host=db", "PGPORT", "many", "", "environment has what pgx can't use: invalid port"},
+		{"quote in a password", "host=db password=" + secret + " 'x", "", "", "", "withheld"},
+		{"password in two words", "host=db password = a " + secret, "", "", "", "withheld"},
+		{"URL without slashes", "postgres:me:" + secret + "@db", "", "", "", "withheld"},
+		{"password with a slash", "postgres://me:" + secret + "/@db", "", "", "", "withheld"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.key != "" {
+				t.Setenv(test.key, test.value)
+			}
+			cfg, err := pgxopener.Parse(test.dsn)
+			if test.host != "" {
+				if err != nil || cfg.Host != test.host || cfg.User != "" || cfg.Password != "" {
+					t.Errorf("%+v: %v", cfg, err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Fatalf("%v does not say %q", err, test.says)
+			}
+			for _, text := range []string{err.Error(), fmt.Sprintf("%+v", err), fmt.Sprintf("%#v", err)} {
+				if strings.Contains(text, secret) {
+					t.Errorf("the error holds the secret: %s", text)
+				}
+			}
+		})
+	}
+}
+
+func TestNewTakesWhatParseMakes(t *testing.T) {
+	t.Setenv("PGPASSWORD", "secret")
+	cfg, err := pgx.ParseConfig("host=db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, cfg := range map[string]*pgx.ConnConfig{"nil": nil, "a literal": {}, "a password": cfg} {
+		if o, err := pgxopener.New(cfg); err == nil || o != nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	cfg, err = pgxopener.Parse("host=db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.User = "somebody"
+	o, err := pgxopener.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Host = "elsewhere"
+	if got := o.Config(); got.Host != "db" || got.User != "" || got.Password != "" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Names are for the dial function, and a NUL for nobody.
+func TestWhatIsDialled(t *testing.T) {
+	o, err := open("host=db.example,::1 port=1,2 sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dialled []string
+	dial := func(_ context.Context, network, address string) (net.Conn, error) {
+		dialled = append(dialled, network+" "+address)
+		return nil, net.ErrClosed
+	}
+	cred := sqlrotate.Credential{Username: "app", Password: sqlrotate.NewSecret("secret")}
+	if _, err := o.Open(t.Context(), cred, dial); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%v", err)
+	}
+	cred.Password = sqlrotate.NewSecret("sec\x00ret")
+	if _, err := o.Open(t.Context(), cred, dial); err == nil || !strings.Contains(err.Error(), "NUL") {
+		t.Errorf("%v", err)
+	}
+	if got := strings.Join(dialled, ", "); got != "tcp db.example:1, tcp [::1]:2" {
+		t.Errorf("dialled: %s", got)
+	}
+}
+
+func TestRefusedWalksTheWholeTreeOfErrors(t *testing.T) {
+	o := new(pgxopener.Opener)
+	state := func(code string) error { return &pgconn.PgError{Code: code} }
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{state("28P01"), true},
+		{state("28000"), true},
+		{state("42501"), true},
+		{state("08P01"), true},
+		{state("53300"), false},
+		{state("57P03"), false},
+		{state("08006"), false},
+		{net.ErrClosed, false},
+		{fmt.Errorf("host: %w", errors.Join(net.ErrClosed, fmt.Errorf("other: %w", state("08P01")))), true},
+		{fmt.Errorf("host: %w", errors.Join(state("57P03"), fmt.Errorf("other: %w", state("28P01")))), true},
+		{errors.Join(state("57P03"), state("53300")), false},
+	} {
+		if got := o.Refused(test.err); got != test.want {
+			t.Errorf("Refused(%v) = %v", test.err, got)
+		}
+	}
+}
+
+// What a hook says of a login's configuration is withheld, and its session is over.
+func afterConnectFails(t *testing.T, server *openertest.Server) {
+	if err := server.CreateRole(t.Context(), "hooked", "hunter2hunter2"); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := pgxopener.Parse(server.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fails := true
+	o, err := pgxopener.New(cfg, stdlib.OptionAfterConnect(func(_ context.Context, conn *pgx.Conn) error {
+		if fails {
+			return fmt.Errorf("no: %+v", conn.Config().Password)
+		}
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := sqlrotate.New(sqlrotate.Config{
+		Source: sqlrotate.StaticSource(sqlrotate.Credential{Username: "hooked", Password: sqlrotate.NewSecret("hunter2hunter2")}),
+		Opener: o, Window: sqlrotate.InPlace(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sqlrotate.OpenDB(c)
+	defer func() { _ = db.Close() }()
+	if err := db.PingContext(t.Context()); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("%v", err)
+	}
+	meter := stall.Watch(t)
+	meter.Eventually(10*time.Second, "the session is over", func() bool {
+		n, err := server.Sessions(t.Context(), "hooked")
+		return err == nil && n == 0
+	}, func() string { return fmt.Sprint(c.Stats()) })
+	fails = false
+	if err := db.PingContext(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A role is replaced every 1.5 s and dropped, as Vault does it, when its overlap is
+// over, under an application that works on.
+func rotationsFailNoQuery(t *testing.T, server *openertest.Server) {
+	const overlap = 4 * time.Second
+	if err := ledger.Create(t.Context(), server.Admin()); err != nil {
+		t.Fatal(err)
+	}
+	role := func(n int) sqlrotate.Credential {
+		cred := sqlrotate.Credential{Username: fmt.Sprint("app", n), Password: sqlrotate.NewSecret(fmt.Sprint("secret", n))}
+		if err := server.CreateRole(t.Context(), cred.Username, cred.Password.Reveal()); err != nil {
+			t.Fatal(err)
+		}
+		return cred
+	}
+	opener, err := open(server.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	meter := stall.Watch(t)
+	meter.AskServer(server.Admin())
+	began := time.Now()
+	source := sqlrotatetest.NewSource(role(0))
+	c, err := sqlrotate.New(sqlrotate.Config{
+		Source: source, Opener: opener,
+		Window: sqlrotate.Window{Overlap: overlap, Lag: 500 * time.Millisecond, MaxInUse: time.Second},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sqlrotate.OpenDB(c)
+	db.SetMaxOpenConns(10)
+	db.SetMaxIdleConns(10)
+	work := ledger.Start(db, ledger.Options{Workers: 10, Think: time.Millisecond})
+
+	const rotations = 3
+	var revocations sync.WaitGroup
+	tick := time.NewTicker(1500 * time.Millisecond)
+	defer tick.Stop()
+	for n := range rotations {
+		<-tick.C
+		source.Set(role(n + 1))
+		revocations.Go(func() {
+			old := fmt.Sprint("app", n)
+			<-time.After(overlap)
+			if sessions, err := server.Sessions(context.Background(), old); err != nil || sessions > 0 {
+				meter.Blame(began, time.Now(), 250*time.Millisecond, "%d sessions of %s when it is revoked (%v); %+v", sessions, old, err, c.Stats())
+			}
+			if err := server.RevokeRole(context.Background(), old); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	revocations.Wait()
+	work.Stop()
+	stats := c.Stats()
+	for _, f := range work.Failures() {
+		meter.Blame(began, time.Now(), 250*time.Millisecond, "an operation failed: %v", f.Err)
+	}
+	if err := work.Audit(t.Context(), server.Admin()); err != nil {
+		t.Error(err)
+	}
+	if stats.Rotations != rotations || stats.Refused > 0 {
+		t.Errorf("%+v", stats)
+	}
+	if stats.Outlived > 0 {
+		meter.Blame(began, time.Now(), 250*time.Millisecond, "%d connections outlived their credential", stats.Outlived)
+	}
+	if n, err := server.OrphanSessions(t.Context()); n > 0 || err != nil {
+		t.Errorf("%d sessions of dropped roles: %v", n, err)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, v := range c.Stats().Versions {
+		if v.Open > 0 {
+			t.Errorf("the books have sessions after Close: %+v", v)
+		}
+	}
+	meter.Eventually(10*time.Second, "the sessions are over", func() bool {
+		n, err := server.Sessions(context.Background(), fmt.Sprint("app", rotations))
+		return err == nil && n == 0
+	}, func() string { return fmt.Sprintf("%+v", c.Stats()) })
+	t.Logf("%d operations, the slowest %v; %+v", work.Done(), work.Slowest(), stats)
+}
