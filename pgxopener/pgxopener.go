@@ -22,6 +22,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -105,6 +106,7 @@ func reason(err error) string {
 type Opener struct {
 	cfg     *pgx.ConnConfig
 	options []stdlib.OptionOpenDB
+	tag     bool // sessions carry the name of their version
 }
 
 var _ sqlrotate.Opener = (*Opener)(nil)
@@ -131,7 +133,7 @@ func New(cfg *pgx.ConnConfig, options ...stdlib.OptionOpenDB) (*Opener, error) {
 	}
 	cfg = cfg.Copy()
 	cfg.User, cfg.DialFunc, cfg.LookupFunc = "", nil, asItIs
-	return &Opener{cfg, options}, nil
+	return &Opener{cfg: cfg, options: options}, nil
 }
 
 // asItIs leaves names to the dial function.
@@ -145,8 +147,12 @@ func (o *Opener) Open(ctx context.Context, cred sqlrotate.Credential, dial sqlro
 		// The protocol ends both with a NUL: the server would see a shorter one.
 		return nil, errors.New("pgxopener: the credential holds a NUL byte, which PostgreSQL can't be sent")
 	}
-	cfg := *o.cfg // what else it points to is not changed by a login
+	cfg := *o.cfg // a login changes nothing that it points to
 	cfg.User, cfg.Password, cfg.DialFunc = cred.Username, password, pgconn.DialFunc(dial)
+	if o.tag {
+		cfg.RuntimeParams = maps.Clone(cfg.RuntimeParams)
+		cfg.RuntimeParams[applicationName] = sqlrotate.ApplicationName(cfg.RuntimeParams[applicationName], cred)
+	}
 	conn, err := stdlib.GetConnector(cfg, o.options...).Connect(ctx)
 	if err != nil {
 		return nil, sqlrotate.Withhold(withoutConfig(err), password)
@@ -226,6 +232,17 @@ func saysPooler(err error) bool {
 // a role that was dropped fails it with 42704, where a ping or "select 1" succeeds.
 // (PostgreSQL 15.)
 func (*Opener) ProbeQuery() string { return "select current_user" }
+
+// applicationName is the parameter that Tagged is about.
+const applicationName = "application_name"
+
+// Tagged returns the opener for sqlrotate.Config.TagVersion. The application's own name is
+// that of the DSN, else PGAPPNAME.
+func (o *Opener) Tagged() sqlrotate.Opener {
+	tagged := *o
+	tagged.tag = true
+	return &tagged
+}
 
 // Config returns a copy of the configuration: where logins go and how they are protected.
 // It holds no login.

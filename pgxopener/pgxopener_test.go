@@ -43,6 +43,7 @@ func TestAtAServer(t *testing.T) {
 	server := openertest.New(t)
 	t.Run("conforms", func(t *testing.T) { conforms(t, server) })
 	t.Run("a hook fails", func(t *testing.T) { afterConnectFails(t, server) })
+	t.Run("names of versions", func(t *testing.T) { sessionsNameTheirVersion(t, server) })
 	t.Run("rotations", func(t *testing.T) { rotationsFailNoQuery(t, server) })
 }
 
@@ -244,6 +245,39 @@ func afterConnectFails(t *testing.T, server *openertest.Server) {
 	fails = false
 	if err := db.PingContext(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// With Config.TagVersion a session's application_name has the name of its version, after the
+// application's own.
+func sessionsNameTheirVersion(t *testing.T, server *openertest.Server) {
+	for i, name := range []string{"", "billing"} {
+		cred := sqlrotate.Credential{Username: fmt.Sprint("tagged", i), Password: sqlrotate.NewSecret("secret")}
+		if err := server.CreateRole(t.Context(), cred.Username, cred.Password.Reveal()); err != nil {
+			t.Fatal(err)
+		}
+		opener, err := open(server.DSN() + " application_name='" + name + "'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tag := range []bool{true, false} {
+			c, err := sqlrotate.New(sqlrotate.Config{Source: sqlrotate.StaticSource(cred), Opener: opener, Window: sqlrotate.InPlace(), TagVersion: tag})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := name
+			if tag {
+				want = sqlrotate.ApplicationName(name, cred)
+			}
+			db := sqlrotate.OpenDB(c)
+			var got string
+			if err := db.QueryRowContext(t.Context(), "show application_name").Scan(&got); err != nil || got != want {
+				t.Errorf("%q, want %q: %v", got, want, err)
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 
