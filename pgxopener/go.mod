@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/sqlrotate/sqlrotate v0.1.0
+	github.com/xdg-go/stringprep v1.0.4
 )
 
 require (

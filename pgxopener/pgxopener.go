@@ -139,7 +139,8 @@ func New(cfg *pgx.ConnConfig, options ...stdlib.OptionOpenDB) (*Opener, error) {
 // asItIs leaves names to the dial function.
 func asItIs(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 
-// Open implements [sqlrotate.Opener]. If a hook fails after the login, the socket is left to
+// Open implements [sqlrotate.Opener]. A password outside of ASCII is normalised for SCRAM as
+// PostgreSQL does it, by SASLprep: one that the server accepts is accepted. If a hook fails after the login, the socket is left to
 // the caller.
 func (o *Opener) Open(ctx context.Context, cred sqlrotate.Credential, dial sqlrotate.DialFunc) (driver.Conn, error) {
 	password := cred.Password.Reveal()
@@ -149,13 +150,17 @@ func (o *Opener) Open(ctx context.Context, cred sqlrotate.Credential, dial sqlro
 	}
 	cfg := *o.cfg // a login changes nothing that it points to
 	cfg.User, cfg.Password, cfg.DialFunc = cred.Username, password, pgconn.DialFunc(dial)
+	prepared := saslprep(password)
+	if prepared != password {
+		prepareForSCRAM(&cfg.Config, prepared)
+	}
 	if o.tag {
 		cfg.RuntimeParams = maps.Clone(cfg.RuntimeParams)
 		cfg.RuntimeParams[applicationName] = sqlrotate.ApplicationName(cfg.RuntimeParams[applicationName], cred)
 	}
 	conn, err := stdlib.GetConnector(cfg, o.options...).Connect(ctx)
 	if err != nil {
-		return nil, sqlrotate.Withhold(withoutConfig(err), password)
+		return nil, sqlrotate.Withhold(withoutConfig(err), password, prepared)
 	}
 	return conn, nil
 }

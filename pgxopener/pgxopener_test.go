@@ -44,6 +44,7 @@ func TestAtAServer(t *testing.T) {
 	t.Run("conforms", func(t *testing.T) { conforms(t, server) })
 	t.Run("a hook fails", func(t *testing.T) { afterConnectFails(t, server) })
 	t.Run("names of versions", func(t *testing.T) { sessionsNameTheirVersion(t, server) })
+	t.Run("passwords", func(t *testing.T) { passwordsArrive(t, server) })
 	t.Run("rotations", func(t *testing.T) { rotationsFailNoQuery(t, server) })
 }
 
@@ -54,11 +55,27 @@ func conforms(t *testing.T, server *openertest.Server) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if err := sqlrotatetest.TestOpener(server.Harness(t, open, options)); err != nil {
+			h := server.Harness(t, open, options)
+			if name == "plain" || name == "TLS" { // SASLprep changes them
+				h.Login = change(t, server, h.Login)
+				h.Other = change(t, server, h.Other)
+			}
+			if err := sqlrotatetest.TestOpener(h); err != nil {
 				t.Error(err)
 			}
 		})
 	}
+}
+
+// change has a ligature added to a password.
+func change(t *testing.T, server *openertest.Server, cred sqlrotate.Credential) sqlrotate.Credential {
+	t.Helper()
+	password := cred.Password.Reveal() + "\ufb01"
+	if err := server.AlterPassword(t.Context(), cred.Username, password); err != nil {
+		t.Fatal(err)
+	}
+	cred.Password = sqlrotate.NewSecret(password)
+	return cred
 }
 
 // Neither the environment nor a passfile nor a service brings a login, and a password in the
