@@ -14,11 +14,6 @@ import (
 // that SASLprep changes, those that it prohibits, which are taken as they are, and those
 // that only one of several rules would change.
 func passwordsArrive(t *testing.T, server *openertest.Server) {
-	t.Cleanup(func() {
-		if err := server.WriteHBA(t.Context()); err != nil && t.Context().Err() == nil {
-			t.Error(err)
-		}
-	})
 	methods := []string{"password", "scram-sha-256", "md5"}
 	var hba []string
 	for _, method := range methods {

@@ -303,7 +303,7 @@ func (c *openerCheck) login() error {
 			continue
 		}
 		c.is(s, cred.Username)
-		for end := time.Now().Add(lingering); time.Now().Before(end); {
+		for end := time.Now().Add(lingering); time.Now().Before(end); <-time.After(lingering / 10) {
 			if _, err := queryString(s.Conn, c.UserQuery); err != nil {
 				c.violated("context", "the connection doesn't survive the context that Open was called with: %v", err)
 				break

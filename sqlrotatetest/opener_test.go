@@ -101,6 +101,9 @@ type wordy struct {
 func (w wordy) Unwrap() error { return w.error }
 
 func findsWhatIsWrong(t *testing.T, server *openertest.Server) {
+	if err := server.Config(t.Context(), "password_encryption", "md5"); err != nil { // SCRAM costs, and that by the thousand
+		t.Fatal(err)
+	}
 	type (
 		opener = sqlrotate.Opener
 		cred   = sqlrotate.Credential

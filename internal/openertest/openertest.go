@@ -39,7 +39,7 @@ func New(tb pgtest.TB) *Server {
 	tb.Helper()
 	s := &Server{Server: pgtest.New(tb, pgtest.Options{
 		TLS: true,
-		HBA: []string{"host all forbidden all reject", "hostnossl full_tls all all reject", "host all all all scram-sha-256"},
+		HBA: []string{"host all forbidden all reject", "hostnossl full_tls all all reject", "host all all all md5"}, // SCRAM for who has such a password
 	})}
 	for _, statement := range []string{
 		"create role unable nologin password " + pq.QuoteLiteral(password),
