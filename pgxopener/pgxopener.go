@@ -140,8 +140,8 @@ func New(cfg *pgx.ConnConfig, options ...stdlib.OptionOpenDB) (*Opener, error) {
 func asItIs(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 
 // Open implements [sqlrotate.Opener]. A password outside of ASCII is normalised for SCRAM as
-// PostgreSQL does it, by SASLprep: one that the server accepts is accepted. If a hook fails after the login, the socket is left to
-// the caller.
+// PostgreSQL does it, by SASLprep: one that the server accepts is accepted. If a hook fails
+// after the login, the socket is left to the caller.
 func (o *Opener) Open(ctx context.Context, cred sqlrotate.Credential, dial sqlrotate.DialFunc) (driver.Conn, error) {
 	password := cred.Password.Reveal()
 	if strings.ContainsRune(cred.Username, 0) || strings.ContainsRune(password, 0) {
@@ -155,8 +155,10 @@ func (o *Opener) Open(ctx context.Context, cred sqlrotate.Credential, dial sqlro
 		prepareForSCRAM(&cfg.Config, prepared)
 	}
 	if o.tag {
-		cfg.RuntimeParams = maps.Clone(cfg.RuntimeParams)
-		cfg.RuntimeParams[applicationName] = sqlrotate.ApplicationName(cfg.RuntimeParams[applicationName], cred)
+		params := map[string]string{}
+		maps.Copy(params, cfg.RuntimeParams)
+		params[applicationName] = sqlrotate.ApplicationName(params[applicationName], cred)
+		cfg.RuntimeParams = params
 	}
 	conn, err := stdlib.GetConnector(cfg, o.options...).Connect(ctx)
 	if err != nil {
