@@ -95,7 +95,7 @@ func plants() map[string]string {
 		"TestSoakApplicationSurvivesChaos":                               "read=6s",
 		"TestFileThatNeverComesIsOneClearError":                          "read=2500ms",
 		"TestPreviousCredentialIsNeverUsedAfterItsOverlap":               "read=3s",
-		"TestContextEndsALoginWhateverTheServerDoes/silent_in_the_probe": "dial=3s",
+		"TestContextEndsALoginWhateverTheServerDoes/silent_in_the_probe": "login=3s",
 		"TestCallersThatGiveUpFailNobodyElse":                            "dial=6s",
 		"TestWhatComesOutOfQueryContext":                                 "login=4s",
 		"TestLoginThatStraddlesARotationCountsAsOld":                     "read=6s",
