@@ -199,8 +199,8 @@ var defects = []defect{ //nolint:gochecknoglobals // a table
 	{
 		what: "nobody looks at the wall clock before a credential ends",
 		file: "deadline.go",
-		old:  "return min(n.end.Instant(now).Sub(now.Mono), wallClock)",
-		new:  "if planted(N) { return n.end.Instant(now).Sub(now.Mono) }\n\treturn min(n.end.Instant(now).Sub(now.Mono), wallClock)",
+		old:  "pause := min(n.end.Instant(now).Sub(now.Mono), wallClock)",
+		new:  "pause := min(n.end.Instant(now).Sub(now.Mono), wallClock)\n\tif planted(N) { pause = n.end.Instant(now).Sub(now.Mono) }",
 		test: "^TestDeadlineByTheWallClock$",
 	},
 }
