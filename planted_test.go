@@ -91,7 +91,7 @@ func plants() map[string]string {
 		"TestSoakRotationsFailNoQuery":           "close=6s",
 		"TestThreeRotationsWithinOneOverlap":     "login=40s",
 
-		"TestServiceIsWholeWithinASecondOfTheNextFile":                   "read=1500ms",
+		"TestServiceIsWholeWithinASecondOfTheNextFile":                   "read=4s",
 		"TestSoakApplicationSurvivesChaos":                               "read=6s",
 		"TestFileThatNeverComesIsOneClearError":                          "read=2500ms",
 		"TestPreviousCredentialIsNeverUsedAfterItsOverlap":               "read=3s",
