@@ -3,7 +3,6 @@
 package sqlrotate
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sqlrotate/sqlrotate/internal/jail"
 	"github.com/sqlrotate/sqlrotate/internal/stall"
 )
 
@@ -37,8 +37,7 @@ func TestFileSourceSeesEveryWayOfWriting(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
 			t.Parallel()
 			script := parseFileScript(t, string(text))
-			if script.as != "" && os.Getenv(childEnv) == "" {
-				runAs(t, script.as)
+			if script.as != "" && !jail.RunAs(t, script.as) {
 				return
 			}
 			for _, mode := range []string{"events", "polling", "reading"} {
@@ -359,8 +358,7 @@ func (script *fileScript) run(t *testing.T, m *stall.Meter, mode string) (valid 
 // A mount hangs under one source that was polling it from the start, and over the
 // directory of another that had watched it; and their neighbours notice nothing.
 func TestSourceOfAHungMountDelaysNoNeighbour(t *testing.T) {
-	if os.Getenv(childEnv) == "" {
-		runAs(t, "root")
+	if !jail.RunAs(t, "root") {
 		return
 	}
 	m := stall.Watch(t)
@@ -468,46 +466,4 @@ func tooBusy(t *testing.T, m *stall.Meter, since time.Time, bearable time.Durati
 func waitFor(t *testing.T, m *stall.Meter, what string, cond func() bool) {
 	t.Helper()
 	m.Eventually(10*time.Second, what, cond)
-}
-
-// childEnv is set in a test process that another one has started by runAs.
-const childEnv = "SQLROTATE_TEST_CHILD"
-
-// runAs runs the calling test in a process of its own: as "user", to whom file
-// permissions apply even if this is root, or as "root" of a user and mount
-// namespace, who may mount and has inotify limits of his own.
-func runAs(t *testing.T, as string) {
-	t.Helper()
-	uid := 0
-	flags := uintptr(syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS)
-	if as == "user" {
-		uid, flags = 1000, syscall.CLONE_NEWUSER
-	}
-	names := strings.Split(t.Name(), "/")
-	for i := range names {
-		names[i] = "^" + names[i] + "$"
-	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run="+strings.Join(names, "/"))
-	cmd.Env = append(os.Environ(), childEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  flags,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Getegid(), Size: 1}},
-	}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		if os.Getenv("CI") == "" {
-			t.Skipf("no user namespaces here: %v", err)
-		}
-		t.Fatalf("no user namespaces here: %v", err)
-	}
-	err := cmd.Wait()
-	_, _ = t.Output().Write(out.Bytes())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(out.String(), "--- PASS: "+t.Name()) {
-		t.Fatal("the test did not run in the child process")
-	}
 }

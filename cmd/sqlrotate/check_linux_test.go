@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/sqlrotate/sqlrotate/internal/jail"
 )
 
 // bind mounts a file or directory on another, which it makes.
@@ -20,7 +22,7 @@ func bind(t *testing.T, from, to string) {
 }
 
 func TestCheckKnowsAMountThatCannotChange(t *testing.T) {
-	if !runAs(t, "root") {
+	if !jail.RunAs(t, "root") {
 		return
 	}
 	for name, c := range map[string]struct {
@@ -71,7 +73,7 @@ func remove(t *testing.T, path string) {
 }
 
 func TestCheckSaysWhatKeepsItOut(t *testing.T) {
-	if !runAs(t, "user") {
+	if !jail.RunAs(t, "user") {
 		return
 	}
 	for name, c := range map[string]struct {
