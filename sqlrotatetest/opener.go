@@ -146,38 +146,25 @@ func TestOpener(h OpenerHarness) error {
 		(*openerCheck).notices, (*openerCheck).probes, (*openerCheck).silent,
 	} {
 		if err := step(c); err != nil { // the harness failed
-			return errors.Join(append(c.violations, fmt.Errorf("sqlrotatetest: %w", err))...)
+			return c.joined(err)
 		}
 	}
-	return errors.Join(c.violations...)
+	return c.joined(nil)
 }
 
 type openerCheck struct {
 	OpenerHarness
+	violations
 
-	mu         sync.Mutex // guards what follows
-	violations []error
-	failures   []openFailure
-	hung       bool // a call of Open has not returned
+	mu       sync.Mutex // guards what follows
+	failures []openFailure
+	hung     bool // a call of Open has not returned
 }
 
 // openFailure is an error of Open, and the credential that it was called with.
 type openFailure struct {
 	cred sqlrotate.Credential
 	err  error
-}
-
-// violated records a violation, each text once.
-func (c *openerCheck) violated(obligation, format string, args ...any) {
-	err := fmt.Errorf("sqlrotatetest: "+obligation+": "+format, args...)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, v := range c.violations {
-		if v.Error() == err.Error() {
-			return
-		}
-	}
-	c.violations = append(c.violations, err)
 }
 
 // open calls Open as the connector does: when ctx is done the sockets are closed. It

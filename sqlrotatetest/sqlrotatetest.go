@@ -71,10 +71,10 @@ func TestSource(h Harness) error {
 		(*check).latest, (*check).inOrder, (*check).lastGood, (*check).bounded, (*check).notifies, (*check).refreshes, (*check).silent,
 	} {
 		if err := step(c); err != nil { // the harness failed
-			return errors.Join(append(c.violations, fmt.Errorf("sqlrotatetest: %w", err))...)
+			return c.joined(err)
 		}
 	}
-	return errors.Join(c.violations...)
+	return c.joined(nil)
 }
 
 // login identifies a credential by what makes its version.
@@ -86,27 +86,14 @@ func loginOf(cred sqlrotate.Credential) login {
 
 type check struct {
 	Harness
+	violations
 
-	mu         sync.Mutex // guards what follows
-	violations []error
-	published  []sqlrotate.Credential
-	number     map[login]int // of what was published, from 1
-	versions   map[login]string
-	newest     int     // the highest number that a finished call returned
-	errs       []error // that the source returned
-}
-
-// violated records a violation, each text once.
-func (c *check) violated(obligation, format string, args ...any) {
-	err := fmt.Errorf("sqlrotatetest: "+obligation+": "+format, args...)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, v := range c.violations {
-		if v.Error() == err.Error() {
-			return
-		}
-	}
-	c.violations = append(c.violations, err)
+	mu        sync.Mutex // guards what follows
+	published []sqlrotate.Credential
+	number    map[login]int // of what was published, from 1
+	versions  map[login]string
+	newest    int     // the highest number that a finished call returned
+	errs      []error // that the source returned
 }
 
 // publish publishes the next login and returns its number.
