@@ -2,12 +2,24 @@ package jail
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
-	"testing"
 )
+
+// TB is what is needed of a *testing.T.
+type TB interface {
+	Context() context.Context
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Helper()
+	Name() string
+	Output() io.Writer
+	Skipf(format string, args ...any)
+}
 
 // childEnv is set in a test process that another one has started.
 const childEnv = "SQLROTATE_TEST_CHILD"
@@ -16,7 +28,7 @@ const childEnv = "SQLROTATE_TEST_CHILD"
 // as "user", to whom file permissions apply even if this is root, or as "root" of a user and
 // mount namespace, who may mount and has inotify limits of his own. Where there are no user
 // namespaces the test is skipped, and fails in CI.
-func RunAs(t *testing.T, as string) (inside bool) {
+func RunAs(t TB, as string) (inside bool) {
 	t.Helper()
 	if os.Getenv(childEnv) != "" {
 		return true
