@@ -226,7 +226,7 @@ func (s *State) HandOut(id SessionID, now Now) bool {
 // tooLate reports whether a session of v would have to be back before a checkout is
 // over: a login with a predecessor that took long.
 func (s *State) tooLate(v *version, now Now) bool {
-	return v.superseded != 0 && s.hardEnd(v).Instant(now).Sub(now.Mono) <= s.cfg.MaxInUse
+	return v.superseded != 0 && !s.lasts(s.hardEnd(v), now)
 }
 
 // Bind says with which version a login of Effects.Logins goes out. It is called after

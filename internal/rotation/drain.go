@@ -178,11 +178,11 @@ func (s *State) mustGoBy(x *session, p *pool, now Now) (by Instant, why Reason) 
 		by = x.born.Add(s.lifetime)
 	}
 	end := s.hardEnd(x.v).Instant(now)
-	if end == Never || !x.v.outdated && x.v.superseded != 0 {
+	if end == Never || x.v.superseded != 0 && !s.followed(x.v, now) {
 		return by, why
 	}
 	ending := end.Add(-s.cfg.MaxInUse)
-	if !x.v.outdated {
+	if x.v.superseded == 0 {
 		from := ending.Add(-min(s.spread(), time.Duration(len(p.members)+1)*agingGap))
 		if x.born >= from {
 			ending, x.last = end, end < by

@@ -331,26 +331,41 @@ func TestBeforeTheEndOfALeaseWithoutASuccessor(t *testing.T) {
 }
 
 // A superseded version's sessions go a checkout before its end even if the drain isn't
-// done; but not before a successor has worked.
+// done; but not before a successor has worked. That it is refused just then, which may be
+// by chance, changes nothing: whoever got one would be cut off.
 func TestBeforeTheEndOfAnOverlap(t *testing.T) {
-	cfg := overlapping()
-	cfg.MaxLifetime, cfg.DrainTime = 0, time.Hour
-	for _, proven := range []bool{true, false} {
-		r := newRig(t, cfg)
-		id := r.connect()
-		r.readUser(2, 1, time.Time{})
-		own := r.own(Prove)
-		if proven {
-			r.ok(own)
-		}
-		r.logins = nil
-		r.until(r.s.versions[1].overlap.Mono.Add(-10 * sec))
-		want := Pooled
-		if proven {
-			want = Going
-		}
-		r.state(id, want)
-		r.logins = nil
+	for _, tt := range []struct {
+		name            string
+		proven, refused bool
+		want            SessionState
+	}{
+		{"the successor has worked", true, false, Going},
+		{"it was never tried", false, false, Pooled},
+		{"it was refused at once", false, true, Pooled},
+		{"it has worked, and is refused", true, true, Going},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := overlapping()
+			cfg.MaxLifetime, cfg.DrainTime = 0, time.Hour
+			r := newRig(t, cfg)
+			id := r.connect()
+			r.readUser(2, 1, time.Time{})
+			own := r.own(Prove)
+			if tt.proven {
+				r.ok(own)
+			}
+			r.logins = nil
+			ending := r.s.versions[1].overlap.Mono.Add(-10 * sec)
+			r.until(ending - 1)
+			if tt.refused {
+				r.s.refuse(r.s.current(), false, r.now)
+				r.step(Tick{})
+				r.s.ep.next = Never // nobody asks
+			}
+			r.until(ending)
+			r.state(id, tt.want)
+			r.logins = nil
+		})
 	}
 }
 

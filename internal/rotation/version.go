@@ -198,22 +198,44 @@ func (s *State) usable(v *version, now Now) bool {
 	case LoginTokens:
 		return v.refusedAt == 0 // there won't be another token for it
 	default:
-		return end.Instant(now).Sub(now.Mono) > s.cfg.MaxInUse
+		return s.lasts(end, now)
 	}
+}
+
+// lasts reports whether there is time for a whole checkout before the end.
+func (s *State) lasts(end End, now Now) bool {
+	return end.Instant(now).Sub(now.Mono) > s.cfg.MaxInUse
 }
 
 // succeeds reports whether the i-th version has proven itself, and is neither over nor
 // refused: then what is older is outdated.
 func (s *State) succeeds(i int, now Now) bool {
-	v := s.versions[i]
 	refused := i == 0 && s.ep.on
-	return v.proven && !v.dead && !refused && !s.hardEnd(v).Past(now)
+	return !refused && s.hasWorked(s.versions[i], now)
+}
+
+// hasWorked reports whether v has proven itself and is not over, whatever the server says
+// of it now.
+func (s *State) hasWorked(v *version, now Now) bool {
+	return v.proven && !v.dead && !s.hardEnd(v).Past(now)
 }
 
 // outdated reports whether a newer version than v succeeds.
 func (s *State) outdated(v *version, now Now) bool {
 	for i := 0; s.versions[i] != v; i++ {
 		if s.succeeds(i, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// followed reports whether a newer version than v has worked. A refusal of that version,
+// which may be one by chance, keeps what is older in use for as long as it lasts for a
+// whole checkout, and no longer: what is lent out after that is cut off.
+func (s *State) followed(v *version, now Now) bool {
+	for i := 0; s.versions[i] != v; i++ {
+		if s.hasWorked(s.versions[i], now) {
 			return true
 		}
 	}
