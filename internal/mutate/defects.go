@@ -75,8 +75,8 @@ var defects = []defect{ //nolint:gochecknoglobals // a table
 	{
 		what: "a drain goes on while the successor is over",
 		file: rules + "version.go",
-		old:  "&& !refused && !s.hardEnd(v).Past(now)",
-		new:  "&& !refused && (!s.hardEnd(v).Past(now) || planted(N))",
+		old:  "return v.proven && !v.dead && !s.hardEnd(v).Past(now)",
+		new:  "return v.proven && !v.dead && (!s.hardEnd(v).Past(now) || planted(N))",
 	},
 	{
 		what: "a refusal is kept in mind when a login has succeeded",
