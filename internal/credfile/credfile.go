@@ -49,6 +49,10 @@ type Options struct {
 	// UsernameKey and PasswordKey are the keys under which the two are found, with
 	// dots between those that are nested. Empty: the usual keys.
 	UsernameKey, PasswordKey string
+
+	// Printed says that a program has printed it just now: a token is a password, if
+	// there is no other one, and how long it is good counts from now.
+	Printed bool
 }
 
 // Login is what was found.
@@ -57,6 +61,9 @@ type Login struct {
 
 	// NotAfter is when it ends; zero if that isn't said.
 	NotAfter time.Time
+
+	// Lifetime is how long what was printed is good; 0 if that isn't said.
+	Lifetime time.Duration
 
 	// Format is the format that was named or recognised; empty for a directory. Why is
 	// what it was recognised by; empty if it was named.

@@ -94,7 +94,7 @@ func (f *finder) enclose(p pair, encoded bool) error {
 		return f.within(key, p.line, inner.explain(err))
 	}
 	inner.format, inner.why, inner.enclosed = f.format, f.why, false
-	for _, found := range []*field{&inner.user, &inner.password, &inner.end} {
+	for _, found := range []*field{&inner.user, &inner.password, &inner.token, &inner.end} {
 		if found.key != "" {
 			found.key, found.line = found.key+" in "+key, p.line
 		}

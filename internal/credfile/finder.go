@@ -22,6 +22,10 @@ type finder struct {
 	host, port, database place
 	notAfter             time.Time
 
+	token           field         // the password, if there is no other one
+	lifetime, lease time.Duration // of what was printed; the lease counts if it has a name
+	leased          bool
+
 	blank   string   // a key of user name or password that has no value
 	nested  int      // the line of one that is nested in something
 	foreign string   // a key of a URL that is not PostgreSQL's
@@ -85,6 +89,8 @@ func (f *finder) add(p pair) error {
 	case roleHost, rolePort, roleDatabase:
 		f.locate(role, p)
 		return nil
+	case roleLifetime, roleLease, roleLeaseID:
+		return f.last(role, p)
 	}
 	key := quote(strings.Join(p.path, "."))
 	switch {
@@ -99,6 +105,8 @@ func (f *finder) add(p pair) error {
 		return f.take(&f.user, key, p.value, p.line)
 	case rolePassword:
 		return f.take(&f.password, key, p.value, p.line)
+	case roleToken:
+		return f.take(&f.token, key, p.value, p.line)
 	case roleURL:
 		return f.putURL(key, p.value, p.line)
 	default:
@@ -153,7 +161,7 @@ func (f *finder) take(to *field, key, value string, line int) error {
 		f.blank = key
 		return nil
 	case to.value == "":
-		if err := f.check(key, value, line, to == &f.password); err != nil {
+		if err := f.check(key, value, line, to != &f.user); err != nil {
 			return err
 		}
 		*to = field{key, value, line}
@@ -164,7 +172,7 @@ func (f *finder) take(to *field, key, value string, line int) error {
 		return f.fail(ReasonConflict, line, "two different values for %s", key)
 	}
 	option := "UsernameKey"
-	if to == &f.password {
+	if to != &f.user {
 		option = "PasswordKey"
 	}
 	return f.fail(ReasonConflict, line, "the values of %s and %s differ: name the one to take in FileOptions.%s", to.key, key, option)
@@ -274,6 +282,28 @@ func (f *finder) putEnd(key, value string, line int) error {
 	return nil
 }
 
+// last takes what says how long what was printed is good.
+func (f *finder) last(role role, p pair) error {
+	if p.null || role == roleLeaseID {
+		f.leased = f.leased || p.value != ""
+		return nil
+	}
+	seconds, err := strconv.ParseInt(p.value, 10, 64)
+	if err != nil || seconds < 0 || seconds > int64(longestLifetime/time.Second) {
+		return f.fail(ReasonBadEnd, p.line, "the value of %s is not a number of seconds", quote(strings.Join(p.path, ".")))
+	}
+	d := time.Duration(seconds) * time.Second
+	if role == roleLease {
+		f.lease = d
+	} else {
+		f.lifetime = d
+	}
+	return nil
+}
+
+// longestLifetime is the longest that is believed, and that a duration holds.
+const longestLifetime = 100 * 365 * 24 * time.Hour
+
 // parseInstant reads RFC 3339 or Unix seconds. The latter are from 2001 to 5138,
 // which tells them from years, durations and milliseconds.
 func parseInstant(s string) (time.Time, bool) {
@@ -293,7 +323,7 @@ func (f *finder) login(err error) (Login, error) {
 		return Login{}, f.explain(err)
 	}
 	return Login{
-		Username: f.user.value, Password: f.password.value, NotAfter: f.notAfter, Format: f.format, Why: f.why,
+		Username: f.user.value, Password: f.password.value, NotAfter: f.notAfter, Lifetime: f.lifetime, Format: f.format, Why: f.why,
 		From: Origins{Username: f.user.origin(), Password: f.password.origin(), NotAfter: f.end.origin()},
 		Host: f.host.value, Port: f.port.value, Database: f.database.value,
 	}, nil
@@ -301,6 +331,12 @@ func (f *finder) login(err error) (Login, error) {
 
 // complete adds the user name of the options, and says what is missing.
 func (f *finder) complete() error {
+	if f.password.value == "" {
+		f.password = f.token
+	}
+	if f.leased && f.lifetime == 0 {
+		f.lifetime = f.lease
+	}
 	encoded := isEncoded(f.user.value) && isEncoded(f.password.value)
 	if user := f.opt.Username; user != "" {
 		if err := f.check("FileOptions.Username", user, 0, false); err != nil {

@@ -17,6 +17,12 @@ const (
 	roleHost
 	rolePort
 	roleDatabase
+
+	// Of what a program has printed.
+	roleToken
+	roleLifetime
+	roleLease
+	roleLeaseID
 )
 
 // longestKey is that of the longest path that is looked at, in bytes.
@@ -55,10 +61,10 @@ func (o Options) role(path []string) role {
 			return r
 		}
 		if len(path) == 1 {
-			r = usualRole(folded)
+			r = o.unnamedRole(folded, level)
 		}
 	}
-	if o.UsernameKey != "" && (r == roleUser || r == roleURL && o.PasswordKey != "") || o.PasswordKey != "" && r == rolePassword {
+	if o.UsernameKey != "" && (r == roleUser || r == roleURL && o.PasswordKey != "") || o.PasswordKey != "" && (r == rolePassword || r == roleToken) {
 		return roleNone
 	}
 	return r
@@ -117,6 +123,37 @@ func prefixedRole(name string, prefixed bool) role {
 		return roleDatabase
 	case !prefixed && (name == "expires_at" || name == "expiration"):
 		return roleEnd
+	}
+	return roleNone
+}
+
+// unnamedRole returns what a key is for that the options don't name.
+func (o Options) unnamedRole(folded string, level int) role {
+	r := usualRole(folded)
+	if r == roleNone && o.Printed {
+		r = printedRole(folded, level)
+	}
+	return r
+}
+
+// printedRole returns what a key is for in what a program has printed just now.
+func printedRole(folded string, level int) role {
+	switch folded {
+	case "token", "access_token", "accesstoken":
+		return roleToken
+	case "expires_on", "expiration_time", "expire_time", "expiretime":
+		return roleEnd
+	}
+	if level > 0 {
+		return roleNone
+	}
+	switch folded {
+	case "expires_in":
+		return roleLifetime
+	case "lease_duration":
+		return roleLease
+	case "lease_id":
+		return roleLeaseID
 	}
 	return roleNone
 }
