@@ -12,7 +12,7 @@ ROOT     = github.com/sqlrotate/sqlrotate
 PACKAGES = $(filter-out $(ROOT),$(ALL)) $(ROOT)
 
 # The modules for users that require the root.
-EXTRAS = otel pgxopener prometheus vaultsource
+EXTRAS = otel pgxopener prometheus rdstoken vaultsource
 
 # Whoever adds a dependency to the root module has it reviewed, and adds it here.
 DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify github.com/lib/pq
