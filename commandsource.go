@@ -76,16 +76,17 @@ var (
 //
 // A name without a slash is looked for in this process's PATH, once and now; a relative
 // path is refused. The program has this process's directory and, unless
-// CommandOptions.Env is given, its environment, and nothing to read. An exit status other
-// than zero is an error whatever was printed, which wraps an [*exec.ExitError]; output that is no
-// credential is a [*DecodeError]. A program that runs for longer than
-// CacheOptions.Timeout or prints more than 1 MiB is killed, and so is one that runs when the source is closed, with all
-// that it has started but what has left its process group (on Windows, alone).
+// CommandOptions.Env is given, its environment, and nothing to read. It is killed if it
+// runs for longer than CacheOptions.Timeout, prints more than 1 MiB, or runs when the
+// source is closed, and with it what it has started, unless that has left its process
+// group (on Windows it is killed alone).
 //
-// No error has anything of the output or of the arguments. It has the end of what a
-// program that failed has written to standard error, up to 1 KiB, without long words, and
-// not if something of the output or of the last password is in it. The program must
-// write no secret there all the same.
+// An exit status other than zero is an error, whatever was printed, that wraps an
+// [*exec.ExitError]; output that is no credential is a [*DecodeError]. No error has
+// anything of the output or of the arguments in it. It has the end of what a program that
+// failed wrote to standard error, up to 1 KiB, without words of 40 characters and more,
+// and nothing of that if it repeats something of the output or of the last password. The
+// program should write no secret there all the same.
 func NewCommandSource(command []string, opt CommandOptions) (*CachedSource, error) {
 	s, err := newCommandSource(command, opt)
 	if err != nil {

@@ -303,3 +303,24 @@ func joined(lines string) string {
 	}
 	return b.String()
 }
+
+// What docs/tokens.md says that a program prints is recorded, and read in a test.
+func TestProgramsInDocsAreRecorded(t *testing.T) {
+	page, err := os.ReadFile("docs/tokens.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorded, err := os.ReadFile("commandsource_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile("(?m)^\\| [^|]+ \\| `([^`]+)` with ").FindAllStringSubmatch(string(page), -1)
+	if len(rows) < 5 {
+		t.Fatalf("there are %d programs", len(rows))
+	}
+	for _, row := range rows {
+		if program := row[1]; !strings.Contains(string(recorded), "\""+program+"\"") {
+			t.Errorf("nothing that %s prints is in commandsource_test.go", program)
+		}
+	}
+}

@@ -38,15 +38,15 @@ import (
 const (
 	// lifetime is how long a token is good, which nobody can change.
 	lifetime = 15 * time.Minute
-	// soon is before their end when credentials aren't signed with any more if there are others.
+	// soon is how long before their end credentials aren't signed with, if there are others.
 	soon = 10 * time.Second
 )
 
 // Options say whom [New] makes tokens for.
 type Options struct {
-	// Endpoint is the instance, cluster or proxy as host:port. Required. It is the name that RDS has
-	// given it, whatever name or tunnel it is dialled by: a token for an alias
-	// (CNAME), an address or another port is refused.
+	// Endpoint is the instance, cluster or proxy as host:port. Required. It is the name
+	// that RDS has given it, whatever name or tunnel it is dialled by: a token for an
+	// alias (CNAME), an address or another port is refused.
 	Endpoint string
 
 	// Username is the database's user. Required.
@@ -61,9 +61,10 @@ type Options struct {
 // cfg is used.
 //
 // A token's NotAfter is 15 min after it was signed, or the end of the credentials that it
-// was signed with if that is earlier: it ends with them. The next one is signed when a half
-// to two thirds of its time have passed. When a login was refused, the SDK's own cache of credentials
-// ([aws.CredentialsCache]) is passed, at most once a minute.
+// was signed with if that is earlier: it ends with them. The next one is signed when half
+// to two thirds of its time have passed. When a login was refused, and ten seconds before
+// the end of credentials, they are fetched anew, past the SDK's own cache of them
+// ([aws.CredentialsCache]): after a refusal once a minute at the most.
 func New(cfg aws.Config, opt Options) (*sqlrotate.CachedSource, error) {
 	s, err := newSource(cfg, opt)
 	if err != nil {
