@@ -9,10 +9,11 @@ import (
 	"syscall"
 )
 
-// ownGroup puts a program that is to be started, and what that starts, into a process
-// group of its own, which is killed when the program's context is done.
+// ownGroup puts a program that is to be started, and what that starts, into a session and
+// process group of its own. So it has no terminal to ask at, and the group is killed when
+// the program's context is done.
 func ownGroup(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error {
 		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); !errors.Is(err, syscall.ESRCH) {
 			return err
