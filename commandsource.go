@@ -165,15 +165,15 @@ func (s *commandSource) run(ctx context.Context, stdout *head, stderr *tail) err
 	cmd := exec.CommandContext(within, s.path, s.args...) //nolint:gosec // it is what the application says
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = s.env, stdout, stderr, outputDelay
 	ownGroup(cmd)
-	err := cmd.Start()
-	if err != nil {
+	if err := cmd.Start(); err != nil {
 		return err
 	}
-	if err = cmd.Wait(); err == nil {
+	err := cmd.Wait()
+	if err == nil {
 		return nil
 	}
-	// What it has started goes with it. As long as something is left of its group, no
-	// other process has that number.
+	// What it has started goes with it. No other group can have the number while something
+	// is left of this one, and hardly another has it so soon if nothing is.
 	killGroup(cmd)
 	switch {
 	case ctx.Err() != nil:
