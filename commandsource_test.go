@@ -93,7 +93,7 @@ func TestWhatToolsPrintIsRead(t *testing.T) {
 			user:   "IAM:adminuser", password: "AMAFUyyuros/QjxPTtgzcsuQsqzIasdzJEN04aCtWDzXx1O9d6UmpkBtvEeqFly/EXAMPLE==", end: end,
 		},
 		{
-			tool: "vault read database/creds/app",
+			tool: "vault read -format=json database/creds/app",
 			output: `{
   "request_id": "4f0a5b6e-3a3c-4b2e-9d3f-0a6c6a4e7d11",
   "lease_id": "database/creds/app/8uBqdHJjYQlqA5NOIZ0tyRGm",
