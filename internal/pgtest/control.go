@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/testserver"
 )
 
 // own takes a turn at the server process, if it is ours, and runs f.
@@ -43,12 +45,12 @@ func (s *Server) Restart(ctx context.Context, mode StopMode) error {
 // Pause freezes the server and all its sessions (SIGSTOP): connections to it are
 // accepted by the kernel, and nothing is ever answered. It works on Linux only.
 func (s *Server) Pause(ctx context.Context) error {
-	return s.own(func(p *process) error { return p.pause(ctx) })
+	return s.own(func(p *process) error { return p.server.Pause(ctx) })
 }
 
 // Resume ends a Pause.
 func (s *Server) Resume() error {
-	return s.own(func(p *process) error { return p.resume() })
+	return s.own(func(p *process) error { return p.server.Resume() })
 }
 
 // Config changes a setting of postgresql.conf. A running server has it when
@@ -87,7 +89,7 @@ func (s *Server) WriteHBA(ctx context.Context, lines ...string) error {
 
 // reload makes a running server read its files again, if it can read them.
 func (s *Server) reload(ctx context.Context, p *process) error {
-	if err := p.writeConfig(ctx); err != nil || !p.running() {
+	if err := p.writeConfig(ctx); err != nil || !p.server.Running() {
 		return err
 	}
 	var reason string
@@ -103,7 +105,7 @@ func (s *Server) reload(ctx context.Context, p *process) error {
 		return fmt.Errorf("pgtest: reload: %w", err)
 	}
 	// A new session has the files that the postmaster had read when it came.
-	return poll(ctx, stopTimeout, func() (bool, error) {
+	return testserver.Poll(ctx, stopTimeout, func() (bool, error) {
 		fresh, err := openAdmin(s.cfg)
 		if err != nil {
 			return false, err

@@ -1,4 +1,4 @@
-// Where the server binaries are, and who runs them.
+// Where the server binaries are.
 
 package pgtest
 
@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -44,64 +43,4 @@ func version(bin string) int {
 func isFile(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
-}
-
-// owner is the user who runs the server.
-type owner struct{ uid, gid uint32 }
-
-// unprivileged returns who runs the server in root's place: PostgreSQL refuses to
-// be root. It is nil when we are somebody else already.
-func unprivileged() (*owner, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil //nolint:nilnil // nil says that nobody has to take our place
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err := strconv.ParseUint(u.Uid, 10, 32)
-		if err != nil {
-			return nil, fmt.Errorf("pgtest: user %s: %w", name, err)
-		}
-		gid, err := strconv.ParseUint(u.Gid, 10, 32)
-		if err != nil {
-			return nil, fmt.Errorf("pgtest: user %s: %w", name, err)
-		}
-		return &owner{uint32(uid), uint32(gid)}, nil
-	}
-	return &owner{65534, 65534}, nil
-}
-
-func (o *owner) chown(path string) error {
-	if o == nil {
-		return nil
-	}
-	return os.Chown(path, int(o.uid), int(o.gid))
-}
-
-// tempDir makes a temporary directory that the owner can reach and owns.
-func (o *owner) tempDir() (string, error) {
-	parent := os.TempDir()
-	if o != nil && !open(parent) {
-		parent = "/tmp" // TMPDIR is root's own
-	}
-	dir, err := os.MkdirTemp(parent, "sqlrotate-postgres-")
-	if err != nil {
-		return "", err
-	}
-	return dir, o.chown(dir)
-}
-
-// open reports whether everybody may pass through dir and all above it.
-func open(dir string) bool {
-	for ; ; dir = filepath.Dir(dir) {
-		info, err := os.Stat(dir)
-		if err != nil || info.Mode().Perm()&0o001 == 0 {
-			return false
-		}
-		if dir == filepath.Dir(dir) {
-			return true
-		}
-	}
 }

@@ -26,6 +26,8 @@ import (
 	"sync"
 
 	"github.com/lib/pq"
+
+	"github.com/sqlrotate/sqlrotate/internal/testserver"
 )
 
 // envServer names the environment variable with the DSN of a server to use.
@@ -87,8 +89,8 @@ type Server struct {
 
 	// mu guards the fields below; it is never held across I/O.
 	mu   sync.Mutex
-	oids map[string][]int64 // of the roles made under each name
-	temp []*watchdog        // of TempDir's directories
+	oids map[string][]int64     // of the roles made under each name
+	temp []*testserver.Watchdog // of TempDir's directories
 
 	closeOnce sync.Once
 	closeErr  error
@@ -191,7 +193,7 @@ func (s *Server) Close() error {
 		temp := s.temp
 		s.mu.Unlock()
 		for _, w := range temp {
-			s.closeErr = errors.Join(s.closeErr, w.end())
+			s.closeErr = errors.Join(s.closeErr, w.End())
 		}
 	})
 	return s.closeErr
@@ -204,7 +206,7 @@ func (s *Server) TempDir(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("pgtest: temporary directory: %w", err)
 	}
-	w, err := watch(ctx, dir)
+	w, err := testserver.Watch(ctx, dir, "")
 	if err != nil {
 		return "", err
 	}

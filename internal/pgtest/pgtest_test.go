@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+
+	"github.com/sqlrotate/sqlrotate/internal/testserver"
 )
 
 // patience bounds what must happen soon.
@@ -23,7 +25,7 @@ const patience = 20 * time.Second
 
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	err := poll(t.Context(), patience, func() (bool, error) { return done(), nil })
+	err := testserver.Poll(t.Context(), patience, func() (bool, error) { return done(), nil })
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
@@ -463,7 +465,7 @@ func TestCloseRemovesEverything(t *testing.T) {
 	must(t, s.Pause(t.Context())) // a Close must cope
 	must(t, s.Close())
 	must(t, s.Close())
-	if s.proc.running() {
+	if s.proc.server.Running() {
 		t.Error("the server runs")
 	}
 	for _, path := range []string{s.proc.dir, filepath.Dir(file)} {
@@ -471,7 +473,7 @@ func TestCloseRemovesEverything(t *testing.T) {
 			t.Errorf("directory: %v", err)
 		}
 	}
-	if s.proc.watchdog.cmd.ProcessState == nil {
+	if s.proc.watchdog.StandsBy() {
 		t.Error("the watchdog stands by")
 	}
 }
@@ -495,7 +497,7 @@ func TestServerDiesWithAKilledParent(t *testing.T) {
 	if os.Getenv("SQLROTATE_TEST_PARENT") != "" {
 		s := New(t, Options{Control: true})
 		must(t, s.Pause(t.Context()))
-		fmt.Println("ready", s.proc.cmd.Process.Pid, s.proc.dir, tempFile(t, s))
+		fmt.Println("ready", s.proc.server.PID(), s.proc.dir, tempFile(t, s))
 		<-t.Context().Done() // never
 	}
 	parent := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
@@ -526,12 +528,12 @@ func TestServerDiesWithAKilledParent(t *testing.T) {
 		})
 	}
 	eventually(t, "the server ends", func() bool {
-		all, err := processes()
+		all, err := testserver.Processes()
 		of, there := all[pid]
-		return err == nil && (!there || of.state == "Z")
+		return err == nil && (!there || of.State == "Z")
 	})
-	for _, of := range func() map[int]processInfo { all, _ := processes(); return all }() {
-		if of.parent == pid {
+	for _, of := range func() map[int]testserver.ProcessInfo { all, _ := testserver.Processes(); return all }() {
+		if of.Parent == pid {
 			t.Error("the server left a child behind")
 		}
 	}
@@ -671,10 +673,4 @@ func TestMissingServerSkipsButFailsInCI(t *testing.T) {
 			t.Errorf("CI=%q, %v: %s, want %s", test.ci, test.err, got, test.want)
 		}
 	}
-}
-
-func TestSignalToAnEndedProcessIsNoError(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), "/bin/true")
-	must(t, cmd.Run())
-	must(t, signal(cmd.Process.Pid, sigCont))
 }

@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	mathrand "math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +21,8 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+
+	"github.com/sqlrotate/sqlrotate/internal/testserver"
 )
 
 const (
@@ -30,8 +30,7 @@ const (
 	adminPool    = 5  // sessions that Admin may have at once
 	reserved     = 10 // sessions that only a superuser can have
 	startTimeout = 60 * time.Second
-	stopTimeout  = 10 * time.Second
-	pollEvery    = 10 * time.Millisecond
+	stopTimeout  = testserver.StopTimeout
 )
 
 // StopMode is how [Server.Stop] ends a server.
@@ -47,21 +46,19 @@ const (
 type process struct {
 	bin      string // directory of the server's binaries
 	dir      string // holds everything; removed at the end
-	owner    *owner
+	owner    *testserver.Owner
 	password string // the superuser's
 	port     int
 	caFile   string
 
-	watchdog *watchdog
+	watchdog *testserver.Watchdog
 
 	// turn is held by whoever starts, stops, pauses or configures the server, and
 	// guards the fields below. These take their time: they wait for each other.
 	turn     sync.Mutex
 	settings map[string]string
 	hba      []string
-	cmd      *exec.Cmd
-	exited   chan struct{} // closed when cmd has ended; nil before the first start
-	paused   []int         // stopped processes, the postmaster first
+	server   testserver.Process
 }
 
 // launch makes a cluster and starts a server on it.
@@ -81,7 +78,7 @@ func launch(ctx context.Context, o Options) (_ *process, err error) {
 			err = errors.Join(err, p.close())
 		}
 	}()
-	if p.owner, err = unprivileged(); err != nil {
+	if p.owner, err = testserver.Unprivileged("postgres"); err != nil {
 		return nil, err
 	}
 	if err := p.makeDir(ctx); err != nil {
@@ -91,9 +88,13 @@ func launch(ctx context.Context, o Options) (_ *process, err error) {
 		return nil, err
 	}
 	if o.TLS {
-		if err := p.enableTLS(); err != nil {
+		if err := testserver.Certificate(p.owner, p.dir); err != nil {
 			return nil, err
 		}
+		p.caFile = filepath.Join(p.dir, testserver.CAFile)
+		p.settings["ssl"] = "on"
+		p.settings["ssl_cert_file"] = filepath.Join(p.dir, testserver.CertFile)
+		p.settings["ssl_key_file"] = filepath.Join(p.dir, testserver.KeyFile)
 	}
 	p.settings["max_connections"] = strconv.Itoa(o.maxConnections() + adminPool + reserved)
 	return p, p.startOnFreePort(ctx)
@@ -101,10 +102,10 @@ func launch(ctx context.Context, o Options) (_ *process, err error) {
 
 // makeDir makes the directory that holds everything, and is removed with us.
 func (p *process) makeDir(ctx context.Context) (err error) {
-	if p.dir, err = p.owner.tempDir(); err != nil {
-		return fmt.Errorf("pgtest: temporary directory: %w", err)
+	if p.dir, err = p.owner.TempDir("sqlrotate-postgres-"); err != nil {
+		return err
 	}
-	p.watchdog, err = watch(ctx, p.dir)
+	p.watchdog, err = testserver.Watch(ctx, p.dir, filepath.Join(p.data(), "postmaster.pid"))
 	return err
 }
 
@@ -114,7 +115,7 @@ func (p *process) command(ctx context.Context, name string, args ...string) *exe
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, name), args...)
 	cmd.Dir = p.dir
 	cmd.Env = []string{"PATH=" + p.bin + ":/usr/bin:/bin", "LC_ALL=C", "HOME=" + p.dir}
-	cmd.SysProcAttr = attributes(p.owner)
+	cmd.SysProcAttr = testserver.Attributes(p.owner)
 	return cmd
 }
 
@@ -123,7 +124,7 @@ func (p *process) logFile() string { return filepath.Join(p.dir, "log") }
 
 func (p *process) initdb(ctx context.Context) error {
 	passwords := filepath.Join(p.dir, "password")
-	if err := p.write(passwords, p.password+"\n"); err != nil {
+	if err := p.owner.WriteFile(passwords, p.password+"\n"); err != nil {
 		return err
 	}
 	out, err := p.command(ctx, "initdb", "--no-sync", "-D", p.data(), "-U", superuser, "--pwfile="+passwords,
@@ -132,17 +133,6 @@ func (p *process) initdb(ctx context.Context) error {
 		return fmt.Errorf("pgtest: initdb: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return os.Remove(passwords)
-}
-
-// write puts a file where the server will read it.
-func (p *process) write(path, content string) error {
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		return fmt.Errorf("pgtest: %w", err)
-	}
-	if err := p.owner.chown(path); err != nil {
-		return fmt.Errorf("pgtest: %w", err)
-	}
-	return nil
 }
 
 // writeConfig writes postgresql.conf and pg_hba.conf, and has the server check the
@@ -176,7 +166,7 @@ func (p *process) writeConfig(ctx context.Context) error {
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&conf, "%s = '%s'\n", key, quote.Replace(all[key]))
 	}
-	if err := p.write(filepath.Join(p.data(), "postgresql.conf"), conf.String()); err != nil {
+	if err := p.owner.WriteFile(filepath.Join(p.data(), "postgresql.conf"), conf.String()); err != nil {
 		return err
 	}
 	lines := p.hba
@@ -184,7 +174,7 @@ func (p *process) writeConfig(ctx context.Context) error {
 		lines = []string{"host all all 127.0.0.1/32 scram-sha-256"}
 	}
 	admin := "host all,replication " + superuser + " 127.0.0.1/32 scram-sha-256\n"
-	if err := p.write(filepath.Join(p.data(), "pg_hba.conf"), admin+strings.Join(lines, "\n")+"\n"); err != nil {
+	if err := p.owner.WriteFile(filepath.Join(p.data(), "pg_hba.conf"), admin+strings.Join(lines, "\n")+"\n"); err != nil {
 		return err
 	}
 	// Asked for one setting, the server reads them all and is not bothered by
@@ -195,34 +185,11 @@ func (p *process) writeConfig(ctx context.Context) error {
 	return nil
 }
 
-var errPortTaken = errors.New("pgtest: the port is taken")
-
 func (p *process) startOnFreePort(ctx context.Context) error {
-	var err error
-	for range 5 {
-		if p.port, err = freePort(ctx); err != nil {
-			return err
-		}
-		if err = p.start(ctx); !errors.Is(err, errPortTaken) {
-			return err
-		}
-	}
-	return err
-}
-
-// freePort finds a port below those that the kernel hands to clients: there, a
-// client could take it while the server is being restarted, or connect to itself.
-func freePort(ctx context.Context) (int, error) {
-	var listen net.ListenConfig
-	var err error
-	for range 100 {
-		port := 20000 + mathrand.IntN(12000)
-		var l net.Listener
-		if l, err = listen.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("pgtest: no free port: %w", err)
+	return testserver.OnFreePort(ctx, func(port int) error {
+		p.port = port
+		return p.start(ctx)
+	})
 }
 
 // login is the superuser's.
@@ -238,21 +205,9 @@ func (p *process) login() pq.Config {
 	return cfg
 }
 
-func (p *process) running() bool {
-	if p.exited == nil {
-		return false
-	}
-	select {
-	case <-p.exited:
-		return false
-	default:
-		return true
-	}
-}
-
 // start starts the server and returns when it lets the superuser in.
 func (p *process) start(ctx context.Context) error {
-	if p.running() {
+	if p.server.Running() {
 		return nil
 	}
 	if err := p.writeConfig(ctx); err != nil {
@@ -271,18 +226,11 @@ func (p *process) start(ctx context.Context) error {
 	// The server outlives the context of its start.
 	cmd := p.command(context.WithoutCancel(ctx), "postgres", "-D", p.data())
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("pgtest: start the server: %w", err)
+	if err := p.server.Start(cmd); err != nil {
+		return err
 	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	p.cmd, p.exited = cmd, exited
-
-	err = poll(ctx, startTimeout, func() (bool, error) {
-		if !p.running() {
+	err = testserver.Poll(ctx, startTimeout, func() (bool, error) {
+		if !p.server.Running() {
 			return false, p.startFailure(before)
 		}
 		return p.letsIn(ctx), nil
@@ -301,7 +249,7 @@ func (p *process) startFailure(offset int64) error {
 	}
 	last := content[min(offset, int64(len(content))):]
 	if bytes.Contains(last, []byte("could not bind")) {
-		return errPortTaken
+		return testserver.ErrPortTaken
 	}
 	return fmt.Errorf("pgtest: the server did not start: %s", bytes.TrimSpace(last))
 }
@@ -317,131 +265,16 @@ func (p *process) letsIn(ctx context.Context) bool {
 
 // stop ends the server, more and more firmly, and returns when it has ended.
 func (p *process) stop(mode StopMode) error {
-	if !p.running() {
-		return nil
-	}
-	if err := p.resume(); err != nil {
-		return err
-	}
 	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL}
 	if mode == Immediate {
 		signals = signals[1:]
 	}
-	for _, sig := range signals {
-		if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return fmt.Errorf("pgtest: stop the server: %w", err)
-		}
-		select {
-		case <-p.exited:
-			return nil
-		case <-time.After(stopTimeout):
-		}
-	}
-	return errors.New("pgtest: the server does not stop")
+	return p.server.Stop(signals...)
 }
 
 // close ends the server and removes its directory.
 func (p *process) close() error {
 	p.turn.Lock()
 	defer p.turn.Unlock()
-	return errors.Join(p.stop(Fast), p.watchdog.end())
-}
-
-// pause stops the postmaster, so that there can be no new children, and then
-// those it has: a network that swallows everything, as far as clients can tell.
-func (p *process) pause(ctx context.Context) error {
-	if len(p.paused) > 0 || !p.running() {
-		return nil
-	}
-	postmaster := p.cmd.Process.Pid
-	p.paused = []int{postmaster}
-	if err := signal(postmaster, sigStop); err != nil {
-		return err
-	}
-	err := poll(ctx, stopTimeout, func() (bool, error) {
-		all, err := processes()
-		return all[postmaster].state == "T", err
-	})
-	if err != nil {
-		return errors.Join(err, p.resume())
-	}
-	all, err := processes()
-	for pid, of := range all {
-		if of.parent == postmaster {
-			p.paused = append(p.paused, pid)
-			err = errors.Join(err, signal(pid, sigStop))
-		}
-	}
-	return err
-}
-
-func (p *process) resume() error {
-	var errs []error
-	for _, pid := range slices.Backward(p.paused) {
-		errs = append(errs, signal(pid, sigCont))
-	}
-	p.paused = nil
-	return errors.Join(errs...)
-}
-
-// signal sends a signal to a process that may have ended.
-func signal(pid int, sig syscall.Signal) error {
-	proc, err := os.FindProcess(pid)
-	if err == nil {
-		err = proc.Signal(sig)
-	}
-	if err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("pgtest: signal: %w", err)
-	}
-	return nil
-}
-
-type processInfo struct {
-	state  string // T: stopped
-	parent int
-}
-
-// processes lists the machine's processes from /proc, which Linux has.
-func processes() (map[int]processInfo, error) {
-	files, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is good
-	if len(files) == 0 {
-		return nil, fmt.Errorf("pgtest: no processes in /proc: %w", errors.ErrUnsupported)
-	}
-	all := make(map[int]processInfo)
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			continue // it has ended
-		}
-		// pid (name) state parent ..., where the name may hold anything
-		pid, _, _ := strings.Cut(string(content), " ")
-		fields := strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
-		if len(fields) < 2 {
-			continue
-		}
-		n, err1 := strconv.Atoi(pid)
-		parent, err2 := strconv.Atoi(fields[1])
-		if err1 == nil && err2 == nil {
-			all[n] = processInfo{state: fields[0], parent: parent}
-		}
-	}
-	return all, nil
-}
-
-// poll asks until the answer is yes or an error, or time is up.
-func poll(ctx context.Context, limit time.Duration, done func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for {
-		if ok, err := done(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("pgtest: waited in vain: %w", context.Cause(ctx))
-		}
-	}
+	return errors.Join(p.stop(Fast), p.watchdog.End())
 }

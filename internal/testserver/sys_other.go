@@ -2,7 +2,7 @@
 
 // Elsewhere this package compiles, and finds no server to start.
 
-package pgtest
+package testserver
 
 import "syscall"
 
@@ -11,4 +11,4 @@ const (
 	sigCont = syscall.Signal(0)
 )
 
-func attributes(*owner) *syscall.SysProcAttr { return nil }
+func Attributes(*Owner) *syscall.SysProcAttr { return nil }

@@ -2,7 +2,7 @@
 
 // What only Unix has: process groups, another user, stopping a process.
 
-package pgtest
+package testserver
 
 import "syscall"
 
@@ -11,9 +11,9 @@ const (
 	sigCont = syscall.SIGCONT
 )
 
-// attributes keep a child out of our process group, so that a Ctrl-C meant for
+// Attributes keep a child out of our process group, so that a Ctrl-C meant for
 // us does not reach it, and give it to a user if one is named.
-func attributes(o *owner) *syscall.SysProcAttr {
+func Attributes(o *Owner) *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Setpgid: true}
 	if o != nil {
 		a.Credential = &syscall.Credential{Uid: o.uid, Gid: o.gid}

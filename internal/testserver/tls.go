@@ -1,6 +1,6 @@
 // A certificate for the server, signed by an authority that exists for one test.
 
-package pgtest
+package testserver
 
 import (
 	"crypto/ecdsa"
@@ -16,21 +16,28 @@ import (
 	"time"
 )
 
-// enableTLS makes an authority, which nobody keeps the key of, and a server
-// certificate, and sets the server to use it.
-func (p *process) enableTLS() error {
+// The files that [Certificate] writes.
+const (
+	CAFile   = "ca.crt"     // the authority's certificate
+	CertFile = "server.crt" // the server's
+	KeyFile  = "server.key" // and its key
+)
+
+// Certificate makes an authority, which nobody keeps the key of, and a certificate for a
+// server at 127.0.0.1 and localhost, in files of dir that o alone may read.
+func Certificate(o *Owner, dir string) error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("pgtest: TLS: %w", err)
+		return fmt.Errorf("testserver: TLS: %w", err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("pgtest: TLS: %w", err)
+		return fmt.Errorf("testserver: TLS: %w", err)
 	}
 	now := time.Now()
 	ca := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "pgtest authority"},
+		Subject:               pkix.Name{CommonName: "sqlrotate tests"},
 		NotBefore:             now.Add(-24 * time.Hour),
 		NotAfter:              now.Add(24 * time.Hour),
 		IsCA:                  true,
@@ -39,7 +46,7 @@ func (p *process) enableTLS() error {
 	}
 	server := &x509.Certificate{
 		SerialNumber: big.NewInt(2),
-		Subject:      pkix.Name{CommonName: "pgtest server"},
+		Subject:      pkix.Name{CommonName: "sqlrotate test server"},
 		NotBefore:    ca.NotBefore,
 		NotAfter:     ca.NotAfter,
 		DNSNames:     []string{"localhost"},
@@ -49,32 +56,27 @@ func (p *process) enableTLS() error {
 	}
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
 	if err != nil {
-		return fmt.Errorf("pgtest: TLS: %w", err)
+		return fmt.Errorf("testserver: TLS: %w", err)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, server, ca, key.Public(), caKey)
 	if err != nil {
-		return fmt.Errorf("pgtest: TLS: %w", err)
+		return fmt.Errorf("testserver: TLS: %w", err)
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return fmt.Errorf("pgtest: TLS: %w", err)
+		return fmt.Errorf("testserver: TLS: %w", err)
 	}
-	caFile := filepath.Join(p.dir, "ca.crt")
 	for _, f := range []struct {
-		path, kind string
+		name, kind string
 		der        []byte
 	}{
-		{caFile, "CERTIFICATE", caDER},
-		{filepath.Join(p.dir, "server.crt"), "CERTIFICATE", der},
-		{filepath.Join(p.dir, "server.key"), "PRIVATE KEY", keyDER},
+		{CAFile, "CERTIFICATE", caDER},
+		{CertFile, "CERTIFICATE", der},
+		{KeyFile, "PRIVATE KEY", keyDER},
 	} {
-		if err := p.write(f.path, string(pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}))); err != nil {
+		if err := o.WriteFile(filepath.Join(dir, f.name), string(pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}))); err != nil {
 			return err
 		}
 	}
-	p.caFile = caFile
-	p.settings["ssl"] = "on"
-	p.settings["ssl_cert_file"] = filepath.Join(p.dir, "server.crt")
-	p.settings["ssl_key_file"] = filepath.Join(p.dir, "server.key")
 	return nil
 }
