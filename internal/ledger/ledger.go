@@ -11,6 +11,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -25,15 +26,21 @@ type Options struct {
 
 	// Patience bounds each operation. Zero means 30 s.
 	Patience time.Duration
+
+	// Placeholder stands for a value in a statement. Empty means $1.
+	Placeholder string
 }
 
 // Ledger is the application under way. All methods are safe for concurrent use.
 type Ledger struct {
 	db       *sql.DB
+	name     string // what all it writes begins with
 	think    time.Duration
 	patience time.Duration
 	cancel   context.CancelFunc
 	workers  sync.WaitGroup
+
+	insert, update string // statements
 
 	mu       sync.Mutex
 	done     int
@@ -54,12 +61,25 @@ type Failure struct {
 func Create(ctx context.Context, admin *sql.DB) error {
 	for _, statement := range []string{
 		"create table if not exists account (id int primary key, balance int not null)",
-		"insert into account select n, 100 from generate_series(1, 100) n on conflict do nothing",
 		"create table if not exists entry (id text not null)",
 	} {
 		if _, err := admin.ExecContext(ctx, statement); err != nil {
 			return fmt.Errorf("ledger: %w", err)
 		}
+	}
+	var accounts int
+	if err := admin.QueryRowContext(ctx, "select count(*) from account").Scan(&accounts); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	if accounts > 0 {
+		return nil
+	}
+	values := make([]string, 100)
+	for n := range values {
+		values[n] = fmt.Sprintf("(%d, 100)", n+1)
+	}
+	if _, err := admin.ExecContext(ctx, "insert into account values "+strings.Join(values, ", ")); err != nil {
+		return fmt.Errorf("ledger: %w", err)
 	}
 	return nil
 }
@@ -68,7 +88,15 @@ func Create(ctx context.Context, admin *sql.DB) error {
 // a transaction of three. Stop ends that.
 func Start(db *sql.DB, o Options) *Ledger {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Ledger{db: db, think: o.Think, patience: o.Patience, cancel: cancel, unknown: map[string]bool{}}
+	value := o.Placeholder
+	if value == "" {
+		value = "$1"
+	}
+	l := &Ledger{
+		db: db, name: rand.Text(), think: o.Think, patience: o.Patience, cancel: cancel, unknown: map[string]bool{},
+		insert: "insert into entry values (" + value + ")",
+		update: "update account set balance = balance + 1 where id = " + value,
+	}
 	if l.patience == 0 {
 		l.patience = 30 * time.Second
 	}
@@ -91,12 +119,12 @@ func Start(db *sql.DB, o Options) *Ledger {
 func (l *Ledger) operate(ctx context.Context, n int) {
 	ctx, cancel := context.WithTimeout(ctx, l.patience)
 	defer cancel()
-	id, from := rand.Text(), time.Now()
+	id, from := l.name+rand.Text(), time.Now()
 	var err error
 	if n%3 == 0 {
 		err = l.transfer(ctx, id, n)
 	} else {
-		_, err = l.db.ExecContext(ctx, "insert into entry values ($1)", id)
+		_, err = l.db.ExecContext(ctx, l.insert, id)
 	}
 	to := time.Now()
 	l.mu.Lock()
@@ -117,13 +145,13 @@ func (l *Ledger) transfer(ctx context.Context, id string, n int) error {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, "update account set balance = balance + 1 where id = $1", n%100+1); err != nil {
+	if _, err := tx.ExecContext(ctx, l.update, n%100+1); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, "select count(*) from account"); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, "insert into entry values ($1)", id); err != nil {
+	if _, err := tx.ExecContext(ctx, l.insert, id); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -158,9 +186,9 @@ func (l *Ledger) Stop() {
 
 // Audit holds what the workers were told, once stopped, against what is in the
 // database: every acknowledged write is there exactly once, those that failed at
-// most once, and nothing that nobody wrote.
+// most once, and nothing more of this ledger's.
 func (l *Ledger) Audit(ctx context.Context, admin *sql.DB) error {
-	rows, err := admin.QueryContext(ctx, "select id, count(*) from entry group by id")
+	rows, err := admin.QueryContext(ctx, "select id, count(*) from entry where id like '"+l.name+"%' group by id")
 	if err != nil {
 		return fmt.Errorf("ledger: %w", err)
 	}
