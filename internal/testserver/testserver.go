@@ -127,6 +127,18 @@ func (o *Owner) WriteFile(path, content string) error {
 	return nil
 }
 
+// Mkdir makes a directory that the owner alone may enter.
+func (o *Owner) Mkdir(path string) error {
+	err := os.Mkdir(path, 0o700)
+	if err == nil {
+		err = o.chown(path)
+	}
+	if err != nil {
+		return fmt.Errorf("testserver: %w", err)
+	}
+	return nil
+}
+
 func (o *Owner) chown(path string) error {
 	if o == nil {
 		return nil
