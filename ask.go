@@ -127,25 +127,41 @@ func (c *Connector) askSession(ctx context.Context, s *session) rotation.Answer 
 	_, err := call(ctx, &c.calls.probes, func(ctx context.Context) (struct{}, error) {
 		err := runQuery(ctx, s.conn, query)
 		if err != nil {
-			err = said(err)
+			err = newLoginError(c.cfg.Opener, err)
 		}
 		return struct{}{}, err
 	}, nil)
-	switch {
-	case !stop() || err != nil && broken(err) || errors.Is(err, driver.ErrBadConn):
+	if !stop() {
 		return rotation.Unanswered
-	case err == nil:
-		return rotation.Lives
-	case anySQLState(err, wrongQuery) || !anySQLState(err, func(string) bool { return true }):
-		return rotation.Unasked
-	case anySQLState(err, roleRefused):
+	}
+	answer := meaning(err)
+	if answer == rotation.Refuses {
 		c.mu.Lock()
 		s.version.refusal = err
 		c.mu.Unlock()
+	}
+	return answer
+}
+
+// meaning says what the outcome of a probe query means.
+func meaning(err error) rotation.Answer {
+	var failure *loginError
+	switch answered := errors.As(err, &failure); {
+	case err == nil:
+		return rotation.Lives
+	case broken(err) || errors.Is(err, driver.ErrBadConn):
+		return rotation.Unanswered
+	case !answered || failure.code == "" || anySQLState(err, wrongQuery):
+		return rotation.Unasked
+	case anySQLState(err, roleRefused) || failure.refused && !anySQLState(err, anyState):
 		return rotation.Refuses
 	}
 	return rotation.Unanswered // a server that is full, slow or shutting down
 }
+
+// anyState is for errors that have a SQLSTATE: codes of PostgreSQL's, and of no other
+// server's.
+func anyState(string) bool { return true }
 
 // wrongQuery reports whether a query failed for its own syntax, whoever asks.
 func wrongQuery(state string) bool { return state == "42601" }

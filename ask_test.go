@@ -1,7 +1,13 @@
 package sqlrotate
 
 import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -122,4 +128,79 @@ func saturate(t *testing.T, workers, questions int) (answered int, wait time.Dur
 		}
 	})
 	return answered, wait
+}
+
+// theirCode is an error of a server that has codes of its own, and no SQLSTATE.
+type theirCode int
+
+func (n theirCode) Error() string { return fmt.Sprint("error ", int(n)) }
+
+// theirs is an opener of such a server's.
+type theirs struct{}
+
+func (theirs) Open(context.Context, Credential, DialFunc) (driver.Conn, error) {
+	return nil, theirCode(1)
+}
+
+func (theirs) Refused(err error) bool {
+	return errors.Is(err, theirCode(1045)) || errors.Is(err, theirCode(1141))
+}
+func (theirs) Full(err error) bool { return errors.Is(err, theirCode(1040)) }
+
+func (theirs) Code(err error) string {
+	if n := theirCode(0); errors.As(err, &n) {
+		return fmt.Sprint(int(n))
+	}
+	return ""
+}
+
+func TestWhatAnAnswerMeans(t *testing.T) {
+	pg := mustPostgres(t, "host=db")
+	for _, test := range []struct {
+		name   string
+		opener Opener
+		err    error
+		want   rotation.Answer
+	}{
+		{"success", pg, nil, rotation.Lives},
+		{"no such role", pg, stateError("42704"), rotation.Refuses},
+		{"no right", pg, stateError("42501"), rotation.Refuses},
+		{"wrong syntax", pg, stateError("42601"), rotation.Unasked},
+		{"no word of the server's", pg, errors.New("no queryer"), rotation.Unasked},
+		{"shutting down", pg, stateError("57P03"), rotation.Unanswered},
+		{"a pooler's word for anything", pg, stateError("08P01"), rotation.Unanswered},
+		{"a broken connection", pg, io.ErrUnexpectedEOF, rotation.Unanswered},
+		{"a bad one", pg, driver.ErrBadConn, rotation.Unanswered},
+		{"another server: no such user", theirs{}, theirCode(1141), rotation.Refuses},
+		{"another server: shutting down", theirs{}, theirCode(1053), rotation.Unanswered},
+		{"another server: no word of its", theirs{}, errors.New("no queryer"), rotation.Unasked},
+		{"another server: a broken connection", theirs{}, net.ErrClosed, rotation.Unanswered},
+	} {
+		err := test.err
+		if err != nil {
+			err = newLoginError(test.opener, err)
+		}
+		if got := meaning(err); got != test.want {
+			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+func TestWhoeverHasItsOwnWordForFullSaysIt(t *testing.T) {
+	pg := mustPostgres(t, "host=db")
+	for _, test := range []struct {
+		opener Opener
+		err    error
+		want   bool
+	}{
+		{pg, stateError("53300"), true},
+		{pg, stateError("28P01"), false},
+		{theirs{}, theirCode(1040), true},
+		{theirs{}, theirCode(1045), false},
+		{theirs{}, stateError("53300"), false},
+	} {
+		if got := full(test.opener, test.err); got != test.want {
+			t.Errorf("%T, %v: %v", test.opener, test.err, got)
+		}
+	}
 }

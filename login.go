@@ -223,7 +223,7 @@ func (c *Connector) afterwards(ctx context.Context, err error) error {
 	if errors.As(err, &refused) {
 		return c.reread(ctx, refused.cred)
 	}
-	if !anySQLState(err, serverFull) {
+	if !full(c.cfg.Opener, err) {
 		return err
 	}
 	c.mu.Lock()
@@ -236,8 +236,16 @@ func (c *Connector) afterwards(ctx context.Context, err error) error {
 	return c.await(ctx, changed, until)
 }
 
-// serverFull reports whether a login failed because the server or the role has no
-// connection left, or because a pooler has none.
+// full reports whether a login failed because the server or the user has no connection
+// left.
+func full(opener Opener, err error) bool {
+	if o, ok := opener.(interface{ Full(error) bool }); ok {
+		return o.Full(err)
+	}
+	return anySQLState(err, serverFull)
+}
+
+// serverFull is PostgreSQL's word for that, and a pooler's.
 // See https://www.postgresql.org/docs/current/errcodes-appendix.html.
 func serverFull(state string) bool { return state == "53300" }
 
