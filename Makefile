@@ -12,7 +12,7 @@ ROOT     = github.com/sqlrotate/sqlrotate
 PACKAGES = $(filter-out $(ROOT),$(ALL)) $(ROOT)
 
 # The modules for users that require the root.
-EXTRAS = otel pgxopener prometheus rdstoken vaultsource
+EXTRAS = mysqlopener otel pgxopener prometheus rdstoken vaultsource
 
 # Whoever adds a dependency to the root module has it reviewed, and adds it here.
 DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify github.com/lib/pq
@@ -121,7 +121,7 @@ need-compiler:
 	@internal/setup.sh go.work compiler
 
 need-test:
-	@internal/setup.sh go.work postgres compiler
+	@internal/setup.sh go.work postgres mariadb compiler
 
 need-integration:
 	@internal/setup.sh go.work integration/kubernetes/go.mod postgres compiler docker pgbouncer promtool references

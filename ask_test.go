@@ -130,25 +130,25 @@ func saturate(t *testing.T, workers, questions int) (answered int, wait time.Dur
 	return answered, wait
 }
 
-// theirCode is an error of a server that has codes of its own, and no SQLSTATE.
-type theirCode int
+// theirError is an error of a server that has codes of its own, and no SQLSTATE.
+type theirError int
 
-func (n theirCode) Error() string { return fmt.Sprint("error ", int(n)) }
+func (n theirError) Error() string { return fmt.Sprint("error ", int(n)) }
 
 // theirs is an opener of such a server's.
 type theirs struct{}
 
 func (theirs) Open(context.Context, Credential, DialFunc) (driver.Conn, error) {
-	return nil, theirCode(1)
+	return nil, theirError(1)
 }
 
 func (theirs) Refused(err error) bool {
-	return errors.Is(err, theirCode(1045)) || errors.Is(err, theirCode(1141))
+	return errors.Is(err, theirError(1045)) || errors.Is(err, theirError(1141))
 }
-func (theirs) Full(err error) bool { return errors.Is(err, theirCode(1040)) }
+func (theirs) Full(err error) bool { return errors.Is(err, theirError(1040)) }
 
 func (theirs) Code(err error) string {
-	if n := theirCode(0); errors.As(err, &n) {
+	if n := theirError(0); errors.As(err, &n) {
 		return fmt.Sprint(int(n))
 	}
 	return ""
@@ -171,8 +171,8 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 		{"a pooler's word for anything", pg, stateError("08P01"), rotation.Unanswered},
 		{"a broken connection", pg, io.ErrUnexpectedEOF, rotation.Unanswered},
 		{"a bad one", pg, driver.ErrBadConn, rotation.Unanswered},
-		{"another server: no such user", theirs{}, theirCode(1141), rotation.Refuses},
-		{"another server: shutting down", theirs{}, theirCode(1053), rotation.Unanswered},
+		{"another server: no such user", theirs{}, theirError(1141), rotation.Refuses},
+		{"another server: shutting down", theirs{}, theirError(1053), rotation.Unanswered},
 		{"another server: no word of its", theirs{}, errors.New("no queryer"), rotation.Unasked},
 		{"another server: a broken connection", theirs{}, net.ErrClosed, rotation.Unanswered},
 	} {
@@ -195,8 +195,8 @@ func TestWhoeverHasItsOwnWordForFullSaysIt(t *testing.T) {
 	}{
 		{pg, stateError("53300"), true},
 		{pg, stateError("28P01"), false},
-		{theirs{}, theirCode(1040), true},
-		{theirs{}, theirCode(1045), false},
+		{theirs{}, theirError(1040), true},
+		{theirs{}, theirError(1045), false},
 		{theirs{}, stateError("53300"), false},
 	} {
 		if got := full(test.opener, test.err); got != test.want {

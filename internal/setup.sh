@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sees to what a target of the Makefile needs:
 #
-#	internal/setup.sh [GO.MOD...] [postgres] [compiler] [docker] [pgbouncer] [promtool] [references]
+#	internal/setup.sh [GO.MOD...] [postgres] [mariadb] [compiler] [docker] [pgbouncer] [promtool] [references]
 #
 # Go is for the user to install: it is checked against each go.mod or go.work that
 # is named, first. What else is missing is named in one line, before it is installed
@@ -44,6 +44,9 @@ has_postgres() {
 	return 1
 }
 
+# has_mariadb looks where Debian puts it, too, which isn't in everybody's PATH.
+has_mariadb() { command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; }
+
 # has_compiler tries a header, too: they are a package of their own.
 has_compiler() {
 	cc=$(go env CC 2>/dev/null) || cc=
@@ -84,6 +87,7 @@ for need; do
 	case $need in
 	*go.mod | *go.work) ;;
 	postgres) has_postgres || lack postgres PostgreSQL postgresql ;;
+	mariadb) has_mariadb || lack mariadb MariaDB mariadb-server-core ;; # no service
 	compiler) has_compiler || lack compiler "a C compiler (for the race detector)" "gcc libc6-dev" ;;
 	docker) has_docker || lack docker Docker docker.io ;;
 	pgbouncer) has_pgbouncer || lack pgbouncer PgBouncer pgbouncer ;;

@@ -81,6 +81,7 @@ func dialled(network string) bool {
 // for concurrent use.
 type Opener struct {
 	cfg *mysql.Config
+	tag bool // sessions carry the name of their version
 }
 
 var _ sqlrotate.Opener = (*Opener)(nil)
@@ -115,7 +116,7 @@ func New(cfg *mysql.Config) (*Opener, error) {
 	if _, err := mysql.NewConnector(cfg); err != nil {
 		return nil, fmt.Errorf("mysqlopener: %w", err)
 	}
-	return &Opener{cfg}, nil
+	return &Opener{cfg: cfg}, nil
 }
 
 // Open implements [sqlrotate.Opener]. After the login it runs a statement, because MariaDB
@@ -128,6 +129,9 @@ func (o *Opener) Open(ctx context.Context, cred sqlrotate.Credential, dial sqlro
 	}
 	cfg := *o.cfg // of which the driver makes a copy
 	cfg.User, cfg.Passwd, cfg.DialFunc = cred.Username, password, dial
+	if o.tag {
+		cfg.ConnectionAttributes = tagged(cfg.ConnectionAttributes, cred)
+	}
 	connector, err := mysql.NewConnector(&cfg)
 	if err != nil {
 		return nil, fmt.Errorf("mysqlopener: %w", err)
@@ -182,8 +186,7 @@ func (*Opener) Refused(err error) bool {
 	return false
 }
 
-// Full reports whether err says that the server or the user has no connection left. (A user
-// who has used up what it may do in an hour is not full: no other connection has to end.)
+// Full reports whether err says that the server or the user has no connection left.
 func (*Opener) Full(err error) bool {
 	switch number(err) {
 	case 1040, 1203, 1226:
@@ -204,6 +207,32 @@ func (*Opener) Code(err error) string {
 // user who was dropped fails it with 1141, where a ping, "select current_user()" and most
 // else succeed. (MariaDB 10.11.)
 func (*Opener) ProbeQuery() string { return "show grants" }
+
+// Tagged returns the opener for sqlrotate.Config.TagVersion: sessions have the name of their
+// version in the connection attribute program_name, after the application's own, which is
+// what the configuration's ConnectionAttributes have there. Servers show it in
+// performance_schema.session_connect_attrs: MariaDB does if performance_schema is on, which
+// it is not by default.
+func (o *Opener) Tagged() sqlrotate.Opener {
+	tagged := *o
+	tagged.tag = true
+	return &tagged
+}
+
+// tagged puts the name of a version into attributes.
+func tagged(attributes string, cred sqlrotate.Credential) string {
+	const programName = "program_name:"
+	var name string
+	var all []string
+	for attribute := range strings.SplitSeq(attributes, ",") {
+		if program, found := strings.CutPrefix(attribute, programName); found {
+			name = program
+		} else if attribute != "" {
+			all = append(all, attribute)
+		}
+	}
+	return strings.Join(append(all, programName+sqlrotate.ApplicationName(name, cred)), ",")
+}
 
 // Config returns a copy of the configuration: where logins go and how they are protected.
 // It holds no login.

@@ -33,9 +33,9 @@ const (
 )
 
 type process struct {
-	binary    string // mariadbd
-	share     string // the directory of the statements that make the system's tables
-	dir       string // holds everything; removed at the end
+	binary    string   // mariadbd
+	tables    []string // files of statements that make the system's tables, in order
+	dir       string   // holds everything; removed at the end
 	owner     *testserver.Owner
 	password  string // the superuser's
 	port      int
@@ -53,7 +53,7 @@ type process struct {
 // launch makes a data directory and starts a server on it.
 func launch(ctx context.Context, o Options) (_ *process, err error) {
 	p := &process{password: rand.Text(), tls: o.TLS, settings: maps.Clone(o.Settings)}
-	if p.binary, p.share, err = find(); err != nil {
+	if p.binary, p.tables, err = find(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -93,30 +93,32 @@ func launch(ctx context.Context, o Options) (_ *process, err error) {
 	})
 }
 
-// find returns where the server is, in PATH or where Debian has it, and what makes its
-// tables.
-func find() (binary, share string, err error) {
+// find returns where the server is, in PATH or where Debian has it, and the files of
+// statements that make the system's tables, in order.
+func find() (binary string, tables []string, err error) {
 	for _, name := range []string{"mariadbd", "/usr/sbin/mariadbd"} {
 		path, err := exec.LookPath(name)
+		if err == nil {
+			path, err = filepath.EvalSymlinks(path)
+		}
 		if err != nil {
 			continue
 		}
-		if path, err = filepath.EvalSymlinks(path); err != nil {
-			continue
-		}
-		for _, name := range []string{"mysql", "mariadb"} {
-			share := filepath.Join(filepath.Dir(path), "..", "share", name)
-			if _, err := os.Stat(filepath.Join(share, systemTables()[0])); err == nil {
-				return path, share, nil
+		share := filepath.Join(filepath.Dir(path), "..", "share")
+		for _, before := range []string{"mysql/mysql", "mysql/mariadb", "mariadb/mariadb"} { // 10, 11 and beyond
+			tables := make([]string, 0, 3)
+			for _, name := range []string{"system_tables", "performance_tables", "system_tables_data"} {
+				file := filepath.Join(share, before+"_"+name+".sql")
+				if _, err := os.Stat(file); err == nil {
+					tables = append(tables, file)
+				}
+			}
+			if len(tables) == cap(tables) {
+				return path, tables, nil
 			}
 		}
 	}
-	return "", "", fmt.Errorf("%w: no mariadbd in PATH or /usr/sbin, or not the statements that make its tables (make mariadb installs it)", ErrUnavailable)
-}
-
-// systemTables are the files of statements that make the system's tables, in order.
-func systemTables() []string {
-	return []string{"mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql"}
+	return "", nil, fmt.Errorf("%w: no mariadbd in PATH or /usr/sbin, or not the statements that make its tables (make test installs it)", ErrUnavailable)
 }
 
 func (p *process) data() string    { return filepath.Join(p.dir, "data") }
@@ -171,8 +173,8 @@ func (p *process) bootstrap(ctx context.Context) error {
 	}
 	var statements bytes.Buffer
 	statements.WriteString("create database mysql;\nuse mysql;\nset @auth_root_socket = null;\n")
-	for _, name := range systemTables() {
-		content, err := os.ReadFile(filepath.Join(p.share, name))
+	for _, file := range p.tables {
+		content, err := os.ReadFile(file)
 		if err != nil {
 			return fmt.Errorf("mariadbtest: %w", err)
 		}

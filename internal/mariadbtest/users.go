@@ -129,7 +129,7 @@ func (s *Server) Set(ctx context.Context, variable, value string) error {
 }
 
 // Occupy opens sessions of a user until the server takes no more, of that user or of
-// anybody but Admin. It has a tenth of the usual room meanwhile. release ends them, and
+// anybody but Admin; it has room for ten meanwhile. release ends them, and
 // returns when they have ended.
 func (s *Server) Occupy(ctx context.Context, username, password string) (release func() error, err error) {
 	db, err := open(username, password, s.Address())

@@ -25,7 +25,9 @@ type MariaDB struct {
 // NewMariaDB starts a server that takes TLS as well.
 func NewMariaDB(tb mariadbtest.TB) *MariaDB {
 	tb.Helper()
-	s := &MariaDB{Server: mariadbtest.New(tb, mariadbtest.Options{TLS: true})}
+	s := &MariaDB{Server: mariadbtest.New(tb, mariadbtest.Options{
+		TLS: true, MaxConnections: 500, Settings: map[string]string{"performance_schema": "on"}, // for what sessions say of themselves
+	})}
 	for username, options := range map[string]string{
 		"unable": "account lock", "expired": "password expire", "busy": "with max_user_connections 1", "anywhere": "",
 	} {

@@ -1,0 +1,250 @@
+package mysqlopener_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate"
+	"github.com/sqlrotate/sqlrotate/internal/ledger"
+	"github.com/sqlrotate/sqlrotate/internal/mariadbtest"
+	"github.com/sqlrotate/sqlrotate/internal/openertest"
+	"github.com/sqlrotate/sqlrotate/internal/stall"
+	"github.com/sqlrotate/sqlrotate/sqlrotatetest"
+
+	"github.com/sqlrotate/sqlrotate/mysqlopener"
+)
+
+// quiet is an opener whose driver's log is recorded.
+func quiet(t *testing.T, server *mariadbtest.Server) (sqlrotate.Opener, *recorder) {
+	t.Helper()
+	cfg, err := mysqlopener.Parse(server.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := new(recorder)
+	cfg.Logger = log
+	opener, err := mysqlopener.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opener, log
+}
+
+// A user is replaced every 1.5 s and dropped, as Vault does it, when its overlap is over,
+// under an application that works on.
+func rotationsFailNoQuery(t *testing.T, server *openertest.MariaDB) {
+	const (
+		overlap   = 4 * time.Second
+		rotations = 3
+	)
+	if err := ledger.Create(t.Context(), server.Admin()); err != nil {
+		t.Fatal(err)
+	}
+	user := func(n int) sqlrotate.Credential {
+		return create(t, server.Server, fmt.Sprint("app", n), fmt.Sprint("secret", n))
+	}
+	opener, log := quiet(t, server.Server)
+	meter := stall.Watch(t)
+	meter.AskServer(server.Admin())
+	began := time.Now()
+	source := sqlrotatetest.NewSource(user(0))
+	db, c := pool(t, sqlrotate.Config{
+		Source: source, Opener: opener,
+		Window: sqlrotate.Window{Overlap: overlap, Lag: 500 * time.Millisecond, MaxInUse: time.Second},
+	}, 10)
+	work := ledger.Start(db, ledger.Options{Workers: 10, Think: time.Millisecond, Placeholder: "?"})
+	var revocations sync.WaitGroup
+	tick := time.NewTicker(1500 * time.Millisecond)
+	defer tick.Stop()
+	for n := range rotations {
+		<-tick.C
+		source.Set(user(n + 1))
+		revocations.Go(func() {
+			old := fmt.Sprint("app", n)
+			<-time.After(overlap)
+			if sessions, err := server.Sessions(context.Background(), old); err != nil || sessions > 0 {
+				meter.Blame(began, time.Now(), 250*time.Millisecond, "%d sessions of %s when it is revoked (%v); %+v", sessions, old, err, c.Stats())
+			}
+			if err := server.DropUser(context.Background(), old); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	revocations.Wait()
+	work.Stop()
+	stats := c.Stats()
+	for _, f := range work.Failures() {
+		meter.Blame(began, time.Now(), 250*time.Millisecond, "an operation failed: %v", f.Err)
+	}
+	if err := work.Audit(t.Context(), server.Admin()); err != nil {
+		t.Error(err)
+	}
+	if stats.Rotations != rotations || stats.Refused > 0 {
+		t.Errorf("%+v", stats)
+	}
+	if stats.Outlived > 0 {
+		meter.Blame(began, time.Now(), 250*time.Millisecond, "%d connections outlived their credential", stats.Outlived)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := server.AwaitSessions(t.Context(), fmt.Sprint("app", rotations), 0); err != nil {
+		t.Error(err)
+	}
+	if said := log.String(); said != "" {
+		t.Errorf("the driver's log: %s", said)
+	}
+	t.Logf("%d operations, the slowest %v; %+v", work.Done(), work.Slowest(), stats)
+}
+
+// A password is changed in place under an application that works on, and needs new
+// connections all the time.
+func inPlaceFailsNoQuery(t *testing.T, server *openertest.MariaDB) {
+	cred := create(t, server.Server, "static", "secret0")
+	if err := ledger.Create(t.Context(), server.Admin()); err != nil {
+		t.Fatal(err)
+	}
+	opener, log := quiet(t, server.Server)
+	source := sqlrotatetest.NewSource(cred)
+	db, c := pool(t, sqlrotate.Config{Source: source, Opener: opener, Window: sqlrotate.InPlace()}, 5)
+	db.SetMaxIdleConns(1)
+	work := ledger.Start(db, ledger.Options{Workers: 5, Think: time.Millisecond, Placeholder: "?"})
+	for n := 1; n <= 3; n++ {
+		done := work.Done()
+		wait(t, "operations", func() bool { return work.Done() > done+100 })
+		password := fmt.Sprint("secret", n)
+		if err := server.AlterPassword(t.Context(), cred.Username, password); err != nil {
+			t.Fatal(err)
+		}
+		refused := c.Stats().Refused
+		wait(t, "a refusal", func() bool { return c.Stats().Refused > refused })
+		cred.Password = sqlrotate.NewSecret(password)
+		source.Set(cred)
+	}
+	done := work.Done()
+	wait(t, "operations", func() bool { return work.Done() > done+100 })
+	work.Stop()
+	for _, f := range work.Failures() {
+		t.Errorf("an operation failed: %v", f.Err)
+	}
+	if err := work.Audit(t.Context(), server.Admin()); err != nil {
+		t.Error(err)
+	}
+	if said := log.String(); said != "" {
+		t.Errorf("the driver's log: %s", said)
+	}
+}
+
+// A session of a user who was dropped keeps what it could do. It is cut off when its
+// credential ends, also in the middle of a transaction.
+func droppedUserIsCutOff(t *testing.T, server *openertest.MariaDB) {
+	if _, err := server.Admin().ExecContext(t.Context(), "create table if not exists there (n int)"); err != nil {
+		t.Fatal(err)
+	}
+	opener, log := quiet(t, server.Server)
+	source := sqlrotatetest.NewSource(create(t, server.Server, "early", "secret"))
+	db, c := pool(t, sqlrotate.Config{
+		Source: source, Opener: opener, RoleCheck: -1,
+		Window: sqlrotate.Window{Overlap: 3 * time.Second, Lag: 500 * time.Millisecond, MaxInUse: time.Second},
+	}, 5)
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	write := func() error {
+		_, err := tx.ExecContext(t.Context(), "insert into there values (1)")
+		return err
+	}
+	if err := write(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.DropUser(t.Context(), "early"); err != nil {
+		t.Fatal(err)
+	}
+	source.Set(create(t, server.Server, "late", "secret"))
+	if err := db.PingContext(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := write(); err != nil {
+		t.Errorf("the session has lost its rights: %v: say so in the documentation", err)
+	}
+	if err := server.AwaitSessions(t.Context(), "early", 0); err != nil {
+		t.Errorf("the session lives on: %v; %+v", err, c.Stats())
+	}
+	if err := write(); err == nil {
+		t.Error("a statement succeeds after the end")
+	}
+	if stats := c.Stats(); stats.Outlived != 1 {
+		t.Errorf("%+v", stats)
+	}
+	if said := log.String(); said != "" {
+		t.Errorf("the driver's log: %s", said)
+	}
+}
+
+// A user who is dropped while its credential is in use counts as refused soon, though its
+// sessions go on. One of them is asked: no login comes through here to tell.
+func droppedUserIsNoticed(t *testing.T, server *openertest.MariaDB) {
+	opener, _ := quiet(t, server.Server)
+	var closed atomic.Bool
+	db, c := pool(t, sqlrotate.Config{
+		Source: sqlrotate.StaticSource(create(t, server.Server, "gone", "secret")), Opener: opener, Window: sqlrotate.InPlace(),
+		RoleCheck: 50 * time.Millisecond,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if closed.Load() {
+				return nil, net.ErrClosed
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}, 2)
+	if err := db.PingContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	closed.Store(true)
+	if err := server.DropUser(t.Context(), "gone"); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "a refusal", func() bool {
+		if err := db.PingContext(t.Context()); err != nil { // a pool that nobody uses is not asked
+			t.Fatal(err)
+		}
+		return c.Stats().RefusalCode == "1141"
+	})
+}
+
+// A server that has no room for one session more than the pool has: a login that finds it
+// full waits for the session that is just going, and no query fails.
+func TestServerThatIsFull(t *testing.T) {
+	t.Parallel()
+	const size = 10
+	server := mariadbtest.New(t, mariadbtest.Options{MaxConnections: size})
+	if err := ledger.Create(t.Context(), server.Admin()); err != nil {
+		t.Fatal(err)
+	}
+	opener, _ := quiet(t, server)
+	source := sqlrotatetest.NewSource(create(t, server, "app0", "secret"))
+	db, c := pool(t, sqlrotate.Config{
+		Source: source, Opener: opener, DrainTime: time.Second,
+		Window: sqlrotate.Window{Overlap: 8 * time.Second, Lag: -1, MaxInUse: 2 * time.Second},
+	}, size)
+	work := ledger.Start(db, ledger.Options{Workers: 2 * size, Think: time.Millisecond, Placeholder: "?"})
+	wait(t, "operations", func() bool { return work.Done() > 500 })
+	source.Set(create(t, server, "app1", "secret"))
+	wait(t, "the old user's sessions are gone", func() bool {
+		n, err := server.Sessions(t.Context(), "app0")
+		return err == nil && n == 0
+	})
+	work.Stop()
+	for _, f := range work.Failures() {
+		t.Errorf("an operation failed: %v", f.Err)
+	}
+	if stats := c.Stats(); stats.Failed == 0 {
+		t.Errorf("no login found the server full: nothing is shown: %+v", stats)
+	}
+}
