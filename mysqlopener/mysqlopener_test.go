@@ -153,8 +153,18 @@ func passwordsArrive(t *testing.T, server *openertest.MariaDB) {
 }
 
 // With Config.TagVersion a session's program_name has the name of its version, after the
-// application's own.
+// application's own: by the query of docs/operate.md.
 func sessionsNameTheirVersion(t *testing.T, server *openertest.MariaDB) {
+	operate, err := os.ReadFile("../docs/operate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var query string
+	for block := range strings.SplitSeq(string(operate), "```") {
+		if statement, found := strings.CutPrefix(block, "sql\n"); found && strings.Contains(block, "session_connect_attrs") {
+			query = statement
+		}
+	}
 	for i, test := range []struct{ attributes, name string }{{"", ""}, {"program_name:billing,team:one", "billing"}, {"team:one", ""}} {
 		cred := create(t, server.Server, fmt.Sprint("tagged", i), "secret")
 		opener, err := open(server.DSN() + "?connectionAttributes=" + test.attributes)
@@ -167,30 +177,47 @@ func sessionsNameTheirVersion(t *testing.T, server *openertest.MariaDB) {
 				want = sqlrotate.ApplicationName(test.name, cred)
 			}
 			db, _ := pool(t, sqlrotate.Config{Source: sqlrotate.StaticSource(cred), Opener: opener, Window: sqlrotate.InPlace(), TagVersion: tag}, 1)
-			var id int
-			if err := db.QueryRowContext(t.Context(), "select connection_id()").Scan(&id); err != nil {
+			if err := db.PingContext(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			got := map[string]string{}
-			rows, err := server.Admin().QueryContext(t.Context(), "select attr_name, attr_value from performance_schema.session_connect_attrs where processlist_id = ?", id)
+			if got := programs(t, server, query)[cred.Username]; got != want {
+				t.Errorf("%q, tagged %v: program %q, want %q", test.attributes, tag, got, want)
+			}
+			teams, err := server.Admin().QueryContext(t.Context(), "select 1 from performance_schema.session_connect_attrs where attr_name = 'team' and attr_value = 'one'")
 			if err != nil {
 				t.Fatal(err)
 			}
-			for rows.Next() {
-				var name, value string
-				if err := rows.Scan(&name, &value); err != nil {
-					t.Fatal(err)
-				}
-				got[name] = value
+			if teams.Next() != strings.Contains(test.attributes, "team") {
+				t.Errorf("%q, tagged %v: another attribute is lost, or has come", test.attributes, tag)
 			}
-			if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			if err := errors.Join(teams.Err(), teams.Close(), db.Close(), server.AwaitSessions(t.Context(), cred.Username, 0)); err != nil {
 				t.Fatal(err)
-			}
-			if got["program_name"] != want || (got["team"] == "one") != strings.Contains(test.attributes, "team") {
-				t.Errorf("%q, tagged %v: %v", test.attributes, tag, got)
 			}
 		}
 	}
+}
+
+// programs runs a query for users, programs and the number of their sessions.
+func programs(t *testing.T, server *openertest.MariaDB, query string) map[string]string {
+	t.Helper()
+	rows, err := server.Admin().QueryContext(t.Context(), query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	by := map[string]string{}
+	for rows.Next() {
+		var user, program string
+		var sessions int
+		if err := rows.Scan(&user, &program, &sessions); err != nil {
+			t.Fatal(err)
+		}
+		by[user] = program
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return by
 }
 
 // What a hook says of a login's configuration is withheld.

@@ -125,6 +125,7 @@ refused() {
 clean() {
 	ls "$root"/usr/lib/postgresql/*/bin/postgres >/dev/null
 	[ -z "$(ls "$root/etc/postgresql" 2>/dev/null)" ] || fail "there is a cluster of the system's"
+	[ ! -e "$root/var/lib/mysql" ] || fail "there is a MariaDB of the system's"
 	[ ! -e "$root/etc/postgresql-common/createcluster.d/sqlrotate.conf" ] || fail "the setting was left behind"
 	[ -z "$(inside "$root" root 'dpkg --audit')" ] || fail "something is half installed"
 }
@@ -135,16 +136,16 @@ commands() {
 	if [ "$full" ]; then
 		works make test
 	else
-		works "internal/setup.sh go.work postgres compiler && go test -race ./internal/pgtest"
+		works "internal/setup.sh go.work postgres mariadb compiler && go test -race ./internal/pgtest ./mysqlopener"
 	fi
 	clean
 }
 
 refusals() {
-	refused "missing: PostgreSQL, a C compiler .*postgresql gcc libc6-dev.*internal/setup.sh postgres compiler" make test
+	refused "missing: PostgreSQL, MariaDB, a C compiler .*postgresql mariadb-server-core gcc libc6-dev.*internal/setup.sh postgres mariadb compiler" make test
 	refused "missing: PostgreSQL; .*internal/setup.sh postgres$" make demo
-	echo "-- root: internal/setup.sh postgres compiler"
-	inside "$root" root "cd ~$user/sqlrotate && PATH=/usr/sbin:/usr/bin:/sbin:/bin internal/setup.sh postgres compiler"
+	echo "-- root: internal/setup.sh postgres mariadb compiler"
+	inside "$root" root "cd ~$user/sqlrotate && PATH=/usr/sbin:/usr/bin:/sbin:/bin internal/setup.sh postgres mariadb compiler"
 	clean
 }
 
