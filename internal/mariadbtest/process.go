@@ -136,7 +136,7 @@ func (p *process) command(ctx context.Context, settings map[string]string) *exec
 		"lc_messages":     "en_US",
 		"skip_networking": "0",
 		// Nothing here needs to survive the machine, or much room.
-		"innodb_flush_log_at_trx_commit": "0",
+		"innodb_flush_log_at_trx_commit": "2", // a crash of the server loses nothing
 		"innodb_flush_method":            "nosync",
 		"innodb_doublewrite":             "0",
 		"innodb_use_native_aio":          "0",
