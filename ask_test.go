@@ -186,21 +186,50 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 	}
 }
 
-func TestWhoeverHasItsOwnWordForFullSaysIt(t *testing.T) {
-	pg := mustPostgres(t, "host=db")
+// theirServer is a fake server that has codes of its own.
+type theirServer struct {
+	*fakeServer
+	theirs
+}
+
+func (s theirServer) Open(ctx context.Context, cred Credential, dial DialFunc) (driver.Conn, error) {
+	return s.fakeServer.Open(ctx, cred, dial)
+}
+
+func (s theirServer) Refused(err error) bool { return s.theirs.Refused(err) }
+
+// A login that finds the server full waits a moment if a session has just ended, whatever
+// word the server has for that.
+func TestServersHaveTheirOwnWordForFull(t *testing.T) {
 	for _, test := range []struct {
-		opener Opener
-		err    error
-		want   bool
+		theirs bool
+		says   error
+		waits  bool
 	}{
-		{pg, stateError("53300"), true},
-		{pg, stateError("28P01"), false},
-		{theirs{}, theirError(1040), true},
-		{theirs{}, theirError(1045), false},
-		{theirs{}, stateError("53300"), false},
+		{false, stateError("53300"), true},
+		{false, stateError("57P03"), false},
+		{true, theirError(1040), true},
+		{true, theirError(1053), false},
+		{true, stateError("53300"), false},
 	} {
-		if got := full(test.opener, test.err); got != test.want {
-			t.Errorf("%T, %v: %v", test.opener, test.err, got)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, func(cfg *Config) {
+				if test.theirs {
+					cfg.Opener = theirServer{fakeServer: cfg.Opener.(*fakeServer)}
+				}
+			})
+			r.fill(1)
+			r.db.SetMaxIdleConns(0) // ends it
+			says := test.says
+			r.server.set(func(s *fakeServer) {
+				s.judge = func(Credential) error {
+					defer func() { says = nil }()
+					return says
+				}
+			})
+			if err := r.db.PingContext(t.Context()); (err == nil) != test.waits {
+				t.Errorf("%v, in their words %v: %v", test.says, test.theirs, err)
+			}
+		})
 	}
 }
