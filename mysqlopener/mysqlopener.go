@@ -69,7 +69,7 @@ func mayHoldPassword(dsn string, err error) bool {
 		return false // they quote nothing
 	}
 	address, _, _ := strings.Cut(dsn[:max(strings.LastIndexByte(dsn, '/'), 0)], "(")
-	return strings.Contains(dsn, "@") || !dialled(address)
+	return strings.Contains(dsn, "@") || strings.Contains(strings.ToLower(dsn), "pass") || !dialled(address)
 }
 
 // dialled reports whether network is one that any dial function knows.

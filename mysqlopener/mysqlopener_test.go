@@ -413,6 +413,7 @@ func TestALoginComesFromNowhereElse(t *testing.T) {
 		{"bad parameter", "tcp(db)/app?parseTime=perhaps", "", "invalid bool value: perhaps"},
 		{"unknown TLS", "tcp(db)/app?tls=none-of-that-name", "", "unknown config name"},
 		{"bad parameter after a password", "me:" + secret + "@tcp(db)/app?parseTime=" + secret, "", "withheld"},
+		{"password that can't be unescaped", "tcp(db)/app?password=%" + secret, "", "withheld"},
 		{"password in the place of a network", secret + "/app", "", "withheld"},
 		{"login without an address", "me:" + secret + "/app", "", "withheld"},
 	} {
