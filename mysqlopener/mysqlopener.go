@@ -205,7 +205,7 @@ func (*Opener) Code(err error) string {
 
 // ProbeQuery is the query by which the server is asked whether a user lives: a session of a
 // user who was dropped fails it with 1141, where a ping, "select current_user()" and most
-// else succeed. (MariaDB 10.11.)
+// else succeed. (MariaDB 10.11 and 11.8.)
 func (*Opener) ProbeQuery() string { return "show grants" }
 
 // Tagged returns the opener for sqlrotate.Config.TagVersion: sessions have the name of their
