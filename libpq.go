@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+
+	"github.com/sqlrotate/sqlrotate/internal/saslprep"
 )
 
 // LibPQ returns an [Opener] for github.com/lib/pq. dsn says everything about
@@ -39,6 +41,10 @@ import (
 // A login counts as refused for class 28, for 42501 (CONNECT was revoked) and for
 // 08P01, which is what PgBouncer says. (It may say so as well when it is full, at
 // max_client_conn: then logins wait as they do for a refused credential.)
+//
+// lib/pq sends a password as it is, where PostgreSQL normalises it for SCRAM (SASLprep). If
+// a login is refused whose password is one that this may change (a no-break space, a
+// combining accent, a ligature), the error says so: it may be right.
 func LibPQ(dsn string) (Opener, error) {
 	settings, err := withoutLogin(dsn)
 	if err != nil {
@@ -107,6 +113,9 @@ func dsnProblem(dsn string, err error) string {
 	return strings.TrimPrefix(err.Error(), "pq: ")
 }
 
+// poolerRefused is PgBouncer's SQLSTATE for a refused login.
+const poolerRefused = "08P01"
+
 type postgres struct {
 	cfg pq.Config
 	tag bool // sessions carry the name of their version
@@ -146,9 +155,18 @@ func (p postgres) Open(ctx context.Context, cred Credential, dial DialFunc) (_ d
 	c.Dialer(pqDialer(dial))
 	conn, err := c.Connect(ctx)
 	if err != nil {
-		return nil, err // conn is not nil: it holds a nil pointer
+		return nil, explain(err, password) // conn is not nil: it holds a nil pointer
 	}
 	return conn, nil
+}
+
+// explain adds to a refusal that the password may be right.
+func explain(err error, password string) error {
+	refused := anySQLState(err, func(state string) bool { return state == "28P01" || state == poolerRefused })
+	if !refused || !saslprep.MayChange(password) {
+		return err
+	}
+	return fmt.Errorf("%w (the password has characters that PostgreSQL normalises for SCRAM and lib/pq does not, and may be refused for that alone: use pgxopener, or a password of ASCII)", err)
 }
 
 // Config returns what the DSN and the environment say: where logins go and how they are
@@ -165,7 +183,7 @@ func (postgres) ProbeQuery() string { return "select current_user" }
 
 func (postgres) Refused(err error) bool {
 	return anySQLState(err, func(state string) bool {
-		return credentialRefused(state) || state == "08P01"
+		return credentialRefused(state) || state == poolerRefused
 	})
 }
 

@@ -368,6 +368,7 @@ func TestNastyLoginsArriveAtARealServer(t *testing.T) {
 		{"Cyrillic", "\u043f\u0430\u0440\u043e\u043b\u044c", false},
 		{"Chinese", "\u5bc6\u7801", false},
 		{"emoji", "\U0001f511key", false},
+		{"emoji and a ligature", "\U0001f511\ufb01", false},
 		{"both directions", "\u05d0b\u05d1", false},
 		{"long", strings.Repeat("long ", 12000), false},
 		{"looks like a hash", "md5" + strings.Repeat("0", 31), false},
@@ -377,25 +378,34 @@ func TestNastyLoginsArriveAtARealServer(t *testing.T) {
 		{"combining accent", "pa\u0308ssword", true},
 		{"ligature", "\ufb01sh", true},
 		{"full width", "\uff50\uff41\uff53\uff53", true},
+		{"Roman numeral", "\u2168", true},
 	}
 	users := []string{
 		"two words", `quo"te`, "O'Brien", `back\slash`, "MiXeD", "\u00fcn\u00ef", "pa\u0308ss", "all", "user=x,y", "a@b:c/d?e", "-c", "\U0001f511",
 		strings.Repeat("x", 63),
 	}
 	opener := mustPostgres(t, server.DSN())
-	attempt := func(user, password string) (sessionUser string, err error) {
+	// told is what else than the error tells of a failure.
+	attempt := func(user, password string) (sessionUser string, told []string, err error) {
+		var log strings.Builder
 		c, err := New(Config{
 			Source: StaticSource(Credential{Username: user, Password: NewSecret(password)}), Opener: opener, Window: InPlace(),
-			RetryTimeout: -1, Logger: slog.New(slog.DiscardHandler),
+			RetryTimeout: -1, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 		})
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		db := OpenDB(c)
-		defer func() { _ = db.Close() }()
 		err = db.QueryRowContext(t.Context(), "select session_user").Scan(&sessionUser)
-		return sessionUser, err
+		if err != nil {
+			told = append(told, fmt.Sprint(c.CheckHealth()))
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+		return sessionUser, append(told, log.String()), err // Close has waited for the log
 	}
+	const hint = "PostgreSQL normalises for SCRAM and lib/pq does not"
 	for _, method := range []string{"cleartext", "scram", "md5"} {
 		if method == "md5" {
 			if err := server.Config(t.Context(), "password_encryption", "md5"); err != nil {
@@ -408,12 +418,35 @@ func TestNastyLoginsArriveAtARealServer(t *testing.T) {
 				if err := server.CreateRole(t.Context(), user, test.password, "in role "+method); err != nil {
 					t.Fatal(err)
 				}
-				_, err := attempt(user, test.password)
+				_, told, err := attempt(user, test.password)
 				if lost := method == "scram" && test.changed; lost != (err != nil) {
 					t.Errorf("login: %v", err)
 				}
-				if err != nil && (!opener.Refused(err) || strings.Contains(err.Error(), test.password)) {
-					t.Error(err)
+				// Where it works nothing is said, and where another one doesn't, nothing
+				// unless that is a possible reason.
+				wrong := "another"
+				if test.changed {
+					wrong += "\ufb01"
+				}
+				_, toldOfAnother, another := attempt(user, wrong)
+				if another == nil {
+					t.Fatal("any password will do")
+				}
+				for _, failure := range []struct {
+					err  error
+					told []string
+				}{{err, told}, {another, toldOfAnother}} {
+					if failure.err == nil {
+						continue
+					}
+					if !opener.Refused(failure.err) {
+						t.Error(failure.err)
+					}
+					for _, text := range append(failure.told, failure.err.Error()) {
+						if strings.Contains(text, hint) != test.changed || strings.Contains(text, test.password) {
+							t.Errorf("it is said: %s", text)
+						}
+					}
 				}
 			})
 		}
@@ -424,7 +457,7 @@ func TestNastyLoginsArriveAtARealServer(t *testing.T) {
 				if err := server.CreateRole(t.Context(), name, fmt.Sprint("secret", i), "in role "+method); err != nil {
 					t.Fatal(err)
 				}
-				if got, err := attempt(name, fmt.Sprint("secret", i)); err != nil || got != name {
+				if got, _, err := attempt(name, fmt.Sprint("secret", i)); err != nil || got != name {
 					t.Errorf("logged in as %q: %v", got, err)
 				}
 			})

@@ -350,6 +350,12 @@ func TestCheckNamesWhatIsBroken(t *testing.T) {
 			s.dsn += fmt.Sprintf(" port=%d", listener(t, ""))
 			s.flags = []string{"-login-timeout", "200ms"}
 		}, levelFail, "login", "there was no answer"},
+		{"a password that lib/pq doesn't normalise", plain, func(t *testing.T, s *site) {
+			s.password += "\u00a0"
+			s.secrets = append(s.secrets, s.password)
+			s.content(t, fmt.Sprintf("{\"username\":\"%s\",\"password\":\"%s\"}", s.user, s.password))
+			s.dsn = ""
+		}, levelWarning, "password", "it may be refused although it is right"},
 		{"wrong password", plain, func(t *testing.T, s *site) { s.alter(t, "password 'another'") }, levelFail, "login", "the server refuses user"},
 		{"no such role", plain, func(t *testing.T, s *site) {
 			if err := s.server.RevokeRole(t.Context(), s.user); err != nil {

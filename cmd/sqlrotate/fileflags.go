@@ -16,6 +16,7 @@ import (
 	"github.com/sqlrotate/sqlrotate"
 	"github.com/sqlrotate/sqlrotate/internal/credfile"
 	"github.com/sqlrotate/sqlrotate/internal/disk"
+	"github.com/sqlrotate/sqlrotate/internal/saslprep"
 )
 
 // fileFlags are the options of a file source that a command has flags for.
@@ -60,7 +61,8 @@ func parsing(opt sqlrotate.FileOptions) credfile.Options {
 // parsed is what was found in a file, without the password.
 type parsed struct {
 	credfile.Login
-	files []string // names of the key files, if it is a directory
+	files      []string // names of the key files, if it is a directory
+	normalised bool     // the password may be another one for PostgreSQL's SCRAM
 }
 
 // parse finds the login in what was read from disk, as a file source does.
@@ -77,6 +79,7 @@ func parse(snap disk.Snapshot, opt sqlrotate.FileOptions) (p parsed, err error) 
 			err = fmt.Errorf("%w (%w)", err, snap.Skipped)
 		}
 	}
+	p.normalised = saslprep.MayChange(p.Password)
 	p.Password = ""
 	return p, err
 }

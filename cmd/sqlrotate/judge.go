@@ -37,6 +37,7 @@ func judgeFile(all *findings, f facts) {
 		return
 	}
 	judgeFormat(all, f.file)
+	judgePassword(all, f)
 	judgeMount(all, f.file)
 	judgePermissions(all, f.file)
 	judgeEvents(all, f.file)
@@ -97,6 +98,18 @@ func judgeFormat(all *findings, f fileFacts) {
 		d["files"] = p.files
 	}
 	all.add("file", levelOK, d, "%q is %s; user %q %s, a password %s", f.path, what, p.Username, from(p.From.Username), from(p.From.Password))
+}
+
+// judgePassword says whether lib/pq sends what PostgreSQL expects.
+func judgePassword(all *findings, f facts) {
+	d := details{"may_be_normalised": true}
+	switch {
+	case !f.file.parsed.normalised:
+	case f.server.asked && f.server.err == nil:
+		all.add("password", levelNote, d, "it has characters that PostgreSQL normalises (SASLprep) where it asks for SCRAM, and lib/pq does not: it works as long as this server doesn't ask for that")
+	default:
+		all.add("password", levelWarning, d, "it has characters that PostgreSQL normalises (SASLprep) where it asks for SCRAM, and lib/pq does not: it may be refused although it is right, so use pgxopener, or a password of ASCII")
+	}
 }
 
 func judgeMount(all *findings, f fileFacts) {

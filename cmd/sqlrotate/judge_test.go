@@ -89,6 +89,11 @@ func TestJudge(t *testing.T) {
 		{"hosts in another case", func(f *facts) { f.file.parsed.Host = "DB.example.org" }, levelOK, "dsn", "db.example.org"},
 		{"another database", func(f *facts) { f.file.parsed.Database = "test" }, levelWarning, "elsewhere", `database "test" where the DSN has "shop"`},
 
+		{"a password that is normalised, and works", func(f *facts) { f.file.parsed.normalised = true }, levelNote, "password", "it works as long as this server doesn't ask for that"},
+		{"a password that is normalised, and wasn't tried", func(f *facts) {
+			f.file.parsed.normalised, f.dsn, f.server = true, dsnFacts{}, serverFacts{}
+		}, levelWarning, "password", "use pgxopener, or a password of ASCII"},
+
 		{"what stands in", func(f *facts) { f.dsn.used = []string{"PGHOST"} }, levelNote, "environment", "PGHOST: stands in for what the DSN doesn't say"},
 		{"what is ignored", func(f *facts) { f.dsn.ignored = []string{"PGUSER", "PGSERVICE"} }, levelNote, "environment", "PGUSER, PGSERVICE: ignored"},
 		{"no TLS on a network", func(f *facts) { f.dsn.sslmode = "disable" }, levelWarning, "tls", "can be read on the way to \"db.example.org\""},
