@@ -17,7 +17,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-var update = flag.Bool("update", false, "write the root module's table")
+var update = flag.Bool("update", false, "write the root module's table") //nolint:gochecknoglobals // a flag of the test
 
 // What the root module says of a password without x/text's tables is held against what
 // they say: it has a table of its own, which is made here.
