@@ -123,15 +123,9 @@ func (c *Connector) askSession(ctx context.Context, s *session) rotation.Answer 
 	}
 	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, s.abort)
-	_, err := call(ctx, &c.calls.probes, func(ctx context.Context) (struct{}, error) {
-		err := runQuery(ctx, s.conn, query)
-		if err != nil {
-			err = newLoginError(c.cfg.Opener, err)
-		}
-		return struct{}{}, err
-	}, nil)
-	if !stop() {
+	err := s.query(ctx, query, func(err error) error { return newLoginError(c.cfg.Opener, err) })
+	if over(ctx) {
+		s.await(time.After(closeTimeout)) // the pool takes it back
 		return rotation.Unanswered
 	}
 	answer := meaning(err)

@@ -493,18 +493,7 @@ func broken(err error) bool {
 
 // probe runs a query on a session that has just logged in.
 func (s *session) probe(ctx context.Context, query string) error {
-	stop := context.AfterFunc(ctx, s.abort)
-	_, err := call(ctx, &s.calls.probes, func(ctx context.Context) (struct{}, error) {
-		err := runQuery(ctx, s.conn, query)
-		if err != nil {
-			err = said(err)
-		}
-		return struct{}{}, err
-	}, nil)
-	if !stop() {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
+	if err := s.query(ctx, query, said); err != nil {
 		return said(fmt.Errorf("sqlrotate: the probe query failed: %w", err))
 	}
 	return nil

@@ -49,6 +49,7 @@ type session struct {
 	last    *socket    // the one that was read from last; nil: none was
 	seen    bool       // it had a socket when it settled: its end can be seen
 	aborted bool
+	queried chan struct{} // closed when the connector's own last query has returned; nil: there was none
 }
 
 // login opens the session. When ctx is done it returns at once, whatever the driver and
@@ -96,8 +97,51 @@ func (s *session) closeConn() {
 	if !s.connClosed.CompareAndSwap(false, true) {
 		return
 	}
-	_ = callFor(closeTimeout, &s.calls.closes, s.conn.Close)
+	_ = callFor(closeTimeout, &s.calls.closes, func() error {
+		s.await(nil)
+		return s.conn.Close()
+	})
 	s.abort() // or else the driver has done so
+}
+
+// query runs a query of the connector's own. A driver's connection is for one goroutine at a
+// time, so whoever uses or closes it next awaits the end of one that was abandoned. as makes
+// of the driver's error one that can be passed on.
+func (s *session) query(ctx context.Context, query string, as func(error) error) error {
+	stop := context.AfterFunc(ctx, s.abort)
+	_, err := call(ctx, &s.calls.probes, func(ctx context.Context) (struct{}, error) {
+		returned := make(chan struct{})
+		defer close(returned)
+		s.mu.Lock()
+		s.queried = returned
+		s.mu.Unlock()
+		if over(ctx) { // nobody may have seen it begin
+			return struct{}{}, context.Cause(ctx)
+		}
+		err := runQuery(ctx, s.conn, query)
+		if err != nil {
+			err = as(err)
+		}
+		return struct{}{}, err
+	}, nil)
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// await waits until no query of the connector's own runs, or until done.
+func (s *session) await(done <-chan time.Time) {
+	s.mu.Lock()
+	queried := s.queried
+	s.mu.Unlock()
+	if queried == nil {
+		return
+	}
+	select {
+	case <-queried:
+	case <-done:
+	}
 }
 
 // over reports whether ctx is done or its deadline has passed: a dialer that goes

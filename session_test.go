@@ -678,6 +678,36 @@ func TestAProbeThatBreaksIsNoRefusal(t *testing.T) {
 	}
 }
 
+// A driver's connection is for one goroutine at a time: it is not closed under a probe that
+// was abandoned, and closed when that has returned.
+func TestAnAbandonedProbeKeepsItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var probed atomic.Pointer[fakeConn]
+		r := newProbedRig(t, func(c *fakeConn) error {
+			probed.Store(c)
+			_, err := c.nc.Read(make([]byte, 1)) // until the connector closes the socket
+			time.Sleep(100 * time.Millisecond)
+			if c.closed.Load() {
+				t.Error("it was closed under the probe")
+			}
+			return err
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if _, err := r.c.Connect(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Connect: %v", err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("whoever gave up has waited %v", took)
+		}
+		time.Sleep(time.Second)
+		if !probed.Load().closed.Load() {
+			t.Error("it is never closed")
+		}
+	})
+}
+
 // A session that ends between its login and the rules' hearing of it has never been.
 func TestASessionThatEndsAsItIsReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
