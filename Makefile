@@ -20,11 +20,11 @@ DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify githu
 # What each of these does, in this order.
 LINT_STEPS        = format vet golangci modules clone standalone fetch-check cross
 SOAK_STEPS        = soak-tests soak-simulator fuzz mutate $(if $(CI),,soak-difftest)
-INTEGRATION_STEPS = demo-short difftest vault integration-lint integration-alerts integration-vault integration-kubernetes integration-containers
+INTEGRATION_STEPS = demo-short difftest integration-recipes vault integration-lint integration-alerts integration-vault integration-kubernetes integration-containers
 
 # Modules outside of go.work: what they depend on is nobody else's.
 DIFFTEST    = internal/credfile/difftest
-INTEGRATION = $(DIFFTEST) integration integration/alerts integration/kubernetes integration/containers
+INTEGRATION = $(DIFFTEST) examples/recipes integration integration/alerts integration/kubernetes integration/containers
 
 VAULT_VERSION = $(shell cd integration/vaultbin && GOWORK=off go list -m -f '{{.Version}}' github.com/hashicorp/vault | tr -d v)
 VAULT = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sqlrotate/vault-$(VAULT_VERSION)
@@ -76,7 +76,7 @@ lint: need-compiler tools ## formats, linters, the modules' files, and the root 
 soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, the simulator, and all fuzz tests for as long together; mutants of the rules
 	$(call each,$(SOAK_STEPS))
 
-integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, promtool, containers, the kubelet's writer, and the examples for Kubernetes
+integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, promtool, containers, ORMs and the like, the kubelet's writer, and the examples for Kubernetes
 	$(call each,$(INTEGRATION_STEPS))
 
 soak-tests:
@@ -208,6 +208,10 @@ integration-lint:
 # What is read of files is what others read, and what was written.
 difftest:
 	cd $(DIFFTEST) && GOWORK=off $(RETEST_FAST) -timeout=30m -skip=^TestSoak ./...
+
+# What people put on top of database/sql, while logins are rotated.
+integration-recipes:
+	cd examples/recipes && GOWORK=off $(RETEST) -timeout=10m ./...
 
 integration-alerts:
 	cd integration/alerts && GOWORK=off $(RETEST) -timeout=10m ./...

@@ -38,11 +38,14 @@ type program struct {
 }
 
 // programs makes a program of each of a page's Go blocks that name one of our packages,
-// ours by their names: of a whole file, or of lines. Where a program of lines looks for a
+// ours by their names: of a whole file, or of lines. A file of package recipes is none. Where a program of lines looks for a
 // file and a server, it is given the ones named here.
 func programs(page string, ours map[string]string, credential, dsn string) ([]program, error) {
 	var list []program
 	for _, block := range goBlock.FindAllStringSubmatch(page, -1) {
+		if strings.HasPrefix(block[1], "package recipes\n") {
+			continue // a file of examples/recipes, whose tests compare the two
+		}
 		build := newProgram
 		if strings.HasPrefix(block[1], "package ") {
 			build = wholeProgram
