@@ -51,8 +51,8 @@ func zero(sum int64, err error) error {
 func (s *site) recipes() []*recipe {
 	return []*recipe{
 		s.start("sqlx", s.pq, sqlrotate.OpenDB, useSQLX),
-		s.start("gorm", s.pq, sqlrotate.OpenDB, func(r *recipe) operation { return useGorm(must(Gorm(r.db, "postgres"))(s)) }),
-		s.start("gorm on pgx", s.pgx, sqlrotate.OpenDB, func(r *recipe) operation { return useGorm(must(Gorm(r.db, ""))(s)) }),
+		s.start("gorm", s.pq, sqlrotate.OpenDB, func(r *recipe) operation { return s.useGorm(must(Gorm(r.db, "postgres"))(s)) }),
+		s.start("gorm on pgx", s.pgx, sqlrotate.OpenDB, func(r *recipe) operation { return s.useGorm(must(Gorm(r.db, ""))(s)) }),
 		s.start("ent", s.pq, sqlrotate.OpenDB, useEnt),
 		s.start("ent on pgx", s.pgx, sqlrotate.OpenDB, useEnt),
 		s.start("bun", s.pq, sqlrotate.OpenDB, useBun),
@@ -86,7 +86,10 @@ func useSQLX(r *recipe) operation {
 	}
 }
 
-func useGorm(db *gorm.DB) operation {
+func (s *site) useGorm(db *gorm.DB) operation {
+	if types := must(db.Migrator().ColumnTypes(&Entry{}))(s); len(types) != 4 {
+		s.Errorf("gorm sees the columns %v", types)
+	}
 	return func(ctx context.Context, book, op string) error {
 		return db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
 			rows := entries(book, op)

@@ -28,7 +28,7 @@ func TestPrograms(t *testing.T) {
 		"lines without us are no such": {readme: "```go\nx.Open()\n```\n```go\nlib.New()\n```\n", uses: []string{root}, want: "lib.New()"},
 		"a package that nobody knows":  {readme: "```go\nlib.New(pgx.New())\n```\n", want: "pgx"},
 		"what is no Go":                {readme: "```go\nlib.New(\n```\n", want: "expected"},
-		"a recipe": {readme: "```go\npackage recipes\n\nimport \"example.com/other\"\n```\n```go\nlib.New()\n```\n", uses: []string{root}, want: "lib.New()"},
+		"a recipe":                     {readme: "```go\npackage recipes\n\nimport \"example.com/other\"\n```\n```go\nlib.New()\n```\n", uses: []string{root}, want: "lib.New()"},
 		"a whole file": {
 			readme: "```go\npackage main\n\nimport \"example.com/lib\"\n\nvar x = lib.New()\n```\n", uses: []string{root},
 			want: "var x = lib.New()\n\nfunc main() {}\n",
