@@ -330,6 +330,37 @@ func TestDatabaseThatAPoolerDoesNotKnow(t *testing.T) {
 	}
 }
 
+// PgBouncer normalises passwords as PostgreSQL does, and has a code of its own for those that
+// lib/pq doesn't.
+func TestPasswordThatAPoolerNormalises(t *testing.T) {
+	d := &database{Server: pgtest.New(t, pgtest.Options{Control: true}), tb: t}
+	b := newBouncer(d, "session", true)
+	opener, err := sqlrotate.LibPQ(b.dsn(d.Database()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for user, password := range map[string]string{"composed": "p\u00e4ss", "combining": "pa\u0308ss"} {
+		if err := d.CreateRole(t.Context(), user, password); err != nil {
+			t.Fatal(err)
+		}
+		c, err := sqlrotate.New(sqlrotate.Config{
+			Source: sqlrotate.StaticSource(sqlrotate.Credential{Username: user, Password: sqlrotate.NewSecret(password)}),
+			Opener: opener, Window: sqlrotate.InPlace(), RetryTimeout: -1,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := sqlrotate.OpenDB(c)
+		err = db.PingContext(t.Context())
+		if said := err != nil && strings.Contains(err.Error(), "PostgreSQL normalises for SCRAM and lib/pq does not"); said != (user == "combining") {
+			t.Errorf("%s: %v", user, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A pooler that has the passwords itself accepts logins whose role the server doesn't have.
 // With a probe query a login that is published too early fails nothing, and an old role
 // that is dropped early is noticed all the same: the question runs a query.
