@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -34,7 +35,12 @@ func TestTableIsUpToDate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.ReplaceAll(string(got), "\r\n", "\n") != want {
+	made := regexp.MustCompile(`with Unicode ([0-9.]+)\. DO NOT EDIT`).FindStringSubmatch(string(got))
+	switch {
+	case made == nil:
+		t.Errorf("%s doesn't say of which version it is", path)
+	case made[1] > norm.Version: // a newer Go's, which knows more characters
+	case strings.ReplaceAll(string(got), "\r\n", "\n") != want:
 		t.Errorf("%s is of other tables than x/text's: go test -run %s -update writes it", path, t.Name())
 	}
 }
