@@ -6,6 +6,7 @@ require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/sqlrotate/sqlrotate v0.1.0
 	github.com/xdg-go/stringprep v1.0.4
+	golang.org/x/text v0.41.0
 )
 
 require (
@@ -16,5 +17,4 @@ require (
 	github.com/lib/pq v1.12.3 // indirect
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.13.0 // indirect
-	golang.org/x/text v0.41.0 // indirect
 )

@@ -17,7 +17,7 @@ require (
 	github.com/riverqueue/river v0.43.0
 	github.com/riverqueue/river/riverdriver/riverdatabasesql v0.43.0
 	github.com/sqlrotate/sqlrotate v0.1.0
-	github.com/sqlrotate/sqlrotate/pgxopener v0.0.0-00010101000000-000000000000
+	github.com/sqlrotate/sqlrotate/pgxopener v0.1.0
 	github.com/uptrace/bun v1.3.0
 	github.com/uptrace/bun/dialect/pgdialect v1.3.0
 	go.nhat.io/otelsql v0.16.0
