@@ -115,7 +115,7 @@ func (s *session) query(ctx context.Context, query string, as func(error) error)
 		s.mu.Lock()
 		s.queried = returned
 		s.mu.Unlock()
-		if over(ctx) { // nobody may have seen it begin
+		if ctx.Err() != nil { // nobody may have seen it begin
 			return struct{}{}, context.Cause(ctx)
 		}
 		err := runQuery(ctx, s.conn, query)
