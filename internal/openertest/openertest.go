@@ -1,5 +1,6 @@
 // Package openertest runs the conformance suite of [sqlrotatetest.TestOpener] against a
-// real PostgreSQL, for the openers of this repository.
+// real PostgreSQL or MariaDB, for the openers of this repository, and has a table of what a
+// connector promises over each of them: [Behaviours].
 //
 // Nothing here imports testing.
 package openertest
