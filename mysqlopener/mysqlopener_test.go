@@ -67,8 +67,6 @@ func TestAtAServer(t *testing.T) {
 	t.Run("too many wrong passwords", func(t *testing.T) { blockedUserIsRefused(t, server) })
 	t.Run("over time", func(t *testing.T) {
 		t.Run("idle connections", func(t *testing.T) { idleConnectionsAreReplaced(t, server) })
-		t.Run("rotations", func(t *testing.T) { t.Parallel(); rotationsFailNoQuery(t, server) })
-		t.Run("in place", func(t *testing.T) { t.Parallel(); inPlaceFailsNoQuery(t, server) })
 		t.Run("hard end", func(t *testing.T) { t.Parallel(); droppedUserIsCutOff(t, server) })
 		t.Run("role check", func(t *testing.T) { t.Parallel(); droppedUserIsNoticed(t, server) })
 	})

@@ -1,11 +1,9 @@
 package mysqlopener_test
 
 import (
-	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +12,6 @@ import (
 	"github.com/sqlrotate/sqlrotate/internal/ledger"
 	"github.com/sqlrotate/sqlrotate/internal/mariadbtest"
 	"github.com/sqlrotate/sqlrotate/internal/openertest"
-	"github.com/sqlrotate/sqlrotate/internal/stall"
 	"github.com/sqlrotate/sqlrotate/sqlrotatetest"
 
 	"github.com/sqlrotate/sqlrotate/mysqlopener"
@@ -34,111 +31,6 @@ func quiet(t *testing.T, server *mariadbtest.Server) (sqlrotate.Opener, *recorde
 		t.Fatal(err)
 	}
 	return opener, log
-}
-
-// A user is replaced every 1.5 s and dropped, as Vault does it, when its overlap is over,
-// under an application that works on.
-func rotationsFailNoQuery(t *testing.T, server *openertest.MariaDB) {
-	const (
-		overlap   = 4 * time.Second
-		rotations = 3
-	)
-	if err := ledger.Create(t.Context(), server.Admin()); err != nil {
-		t.Fatal(err)
-	}
-	user := func(n int) sqlrotate.Credential {
-		return create(t, server.Server, fmt.Sprint("app", n), fmt.Sprint("secret", n))
-	}
-	opener, log := quiet(t, server.Server)
-	meter := stall.Watch(t)
-	meter.AskServer(server.Admin())
-	began := time.Now()
-	source := sqlrotatetest.NewSource(user(0))
-	db, c := pool(t, sqlrotate.Config{
-		Source: source, Opener: opener,
-		Window: sqlrotate.Window{Overlap: overlap, Lag: 500 * time.Millisecond, MaxInUse: time.Second},
-	}, 10)
-	work := ledger.Start(db, ledger.Options{Workers: 10, Think: time.Millisecond, Placeholder: "?"})
-	var revocations sync.WaitGroup
-	tick := time.NewTicker(1500 * time.Millisecond)
-	defer tick.Stop()
-	for n := range rotations {
-		<-tick.C
-		source.Set(user(n + 1))
-		revocations.Go(func() {
-			old := fmt.Sprint("app", n)
-			<-time.After(overlap)
-			if sessions, err := server.Sessions(context.Background(), old); err != nil || sessions > 0 {
-				meter.Blame(began, time.Now(), 250*time.Millisecond, "%d sessions of %s when it is revoked (%v); %+v", sessions, old, err, c.Stats())
-			}
-			if err := server.DropUser(context.Background(), old); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	revocations.Wait()
-	work.Stop()
-	stats := c.Stats()
-	for _, f := range work.Failures() {
-		meter.Blame(began, time.Now(), 250*time.Millisecond, "an operation failed: %v", f.Err)
-	}
-	if err := work.Audit(t.Context(), server.Admin()); err != nil {
-		t.Error(err)
-	}
-	if stats.Rotations != rotations || stats.Refused > 0 {
-		t.Errorf("%+v", stats)
-	}
-	if stats.Outlived > 0 {
-		meter.Blame(began, time.Now(), 250*time.Millisecond, "%d connections outlived their credential", stats.Outlived)
-	}
-	if err := db.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := server.AwaitSessions(t.Context(), fmt.Sprint("app", rotations), 0); err != nil {
-		t.Error(err)
-	}
-	if said := log.String(); said != "" {
-		t.Errorf("the driver's log: %s", said)
-	}
-	t.Logf("%d operations, the slowest %v; %+v", work.Done(), work.Slowest(), stats)
-}
-
-// A password is changed in place under an application that works on, and needs new
-// connections all the time.
-func inPlaceFailsNoQuery(t *testing.T, server *openertest.MariaDB) {
-	cred := create(t, server.Server, "static", "secret0")
-	if err := ledger.Create(t.Context(), server.Admin()); err != nil {
-		t.Fatal(err)
-	}
-	opener, log := quiet(t, server.Server)
-	source := sqlrotatetest.NewSource(cred)
-	db, c := pool(t, sqlrotate.Config{Source: source, Opener: opener, Window: sqlrotate.InPlace()}, 5)
-	db.SetMaxIdleConns(1)
-	work := ledger.Start(db, ledger.Options{Workers: 5, Think: time.Millisecond, Placeholder: "?"})
-	for n := 1; n <= 3; n++ {
-		done := work.Done()
-		wait(t, "operations", func() bool { return work.Done() > done+100 })
-		password := fmt.Sprint("secret", n)
-		if err := server.AlterPassword(t.Context(), cred.Username, password); err != nil {
-			t.Fatal(err)
-		}
-		refused := c.Stats().Refused
-		wait(t, "a refusal", func() bool { return c.Stats().Refused > refused })
-		cred.Password = sqlrotate.NewSecret(password)
-		source.Set(cred)
-	}
-	done := work.Done()
-	wait(t, "operations", func() bool { return work.Done() > done+100 })
-	work.Stop()
-	for _, f := range work.Failures() {
-		t.Errorf("an operation failed: %v", f.Err)
-	}
-	if err := work.Audit(t.Context(), server.Admin()); err != nil {
-		t.Error(err)
-	}
-	if said := log.String(); said != "" {
-		t.Errorf("the driver's log: %s", said)
-	}
 }
 
 // A session of a user who was dropped keeps what it could do. It is cut off when its

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/sqlrotate/sqlrotate"
-	"github.com/sqlrotate/sqlrotate/internal/ledger"
 	"github.com/sqlrotate/sqlrotate/internal/openertest"
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 	"github.com/sqlrotate/sqlrotate/internal/stall"
@@ -45,7 +43,31 @@ func TestAtAServer(t *testing.T) {
 	t.Run("a hook fails", func(t *testing.T) { afterConnectFails(t, server) })
 	t.Run("names of versions", func(t *testing.T) { sessionsNameTheirVersion(t, server) })
 	t.Run("passwords", func(t *testing.T) { passwordsArrive(t, server) })
-	t.Run("rotations", func(t *testing.T) { rotationsFailNoQuery(t, server) })
+}
+
+// overPgx is the opener with a server of its own.
+func overPgx(t *testing.T, o pgtest.Options) openertest.Suite {
+	t.Helper()
+	server := pgtest.New(t, o)
+	opener, err := open(server.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return openertest.Suite{Database: openertest.OnPostgreSQL(t, server), Opener: opener, CutOff: openertest.CutOffSaysWhy}
+}
+
+func TestBehaviour(t *testing.T) {
+	t.Attr("needs", "quiet")
+	suite := overPgx(t, openertest.QuickLogins())
+	openertest.Together(func(b openertest.Behaviour) {
+		t.Run(b.Name, func(t *testing.T) { b.Check(t, suite) })
+	})
+}
+
+// Twenty connections, and a rotation every two seconds.
+func TestSoakRotations(t *testing.T) {
+	t.Attr("needs", "quiet")
+	openertest.Rotations(20, openertest.SoakFor(t, 3*time.Second)).Check(t, overPgx(t, pgtest.Options{}))
 }
 
 func conforms(t *testing.T, server *openertest.Server) {
@@ -296,89 +318,4 @@ func sessionsNameTheirVersion(t *testing.T, server *openertest.Server) {
 			}
 		}
 	}
-}
-
-// A role is replaced every 1.5 s and dropped, as Vault does it, when its overlap is
-// over, under an application that works on.
-func rotationsFailNoQuery(t *testing.T, server *openertest.Server) {
-	const overlap = 4 * time.Second
-	if err := ledger.Create(t.Context(), server.Admin()); err != nil {
-		t.Fatal(err)
-	}
-	role := func(n int) sqlrotate.Credential {
-		cred := sqlrotate.Credential{Username: fmt.Sprint("app", n), Password: sqlrotate.NewSecret(fmt.Sprint("secret", n))}
-		if err := server.CreateRole(t.Context(), cred.Username, cred.Password.Reveal()); err != nil {
-			t.Fatal(err)
-		}
-		return cred
-	}
-	opener, err := open(server.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	meter := stall.Watch(t)
-	meter.AskServer(server.Admin())
-	began := time.Now()
-	source := sqlrotatetest.NewSource(role(0))
-	c, err := sqlrotate.New(sqlrotate.Config{
-		Source: source, Opener: opener,
-		Window: sqlrotate.Window{Overlap: overlap, Lag: 500 * time.Millisecond, MaxInUse: time.Second},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	db := sqlrotate.OpenDB(c)
-	db.SetMaxOpenConns(10)
-	db.SetMaxIdleConns(10)
-	work := ledger.Start(db, ledger.Options{Workers: 10, Think: time.Millisecond})
-
-	const rotations = 3
-	var revocations sync.WaitGroup
-	tick := time.NewTicker(1500 * time.Millisecond)
-	defer tick.Stop()
-	for n := range rotations {
-		<-tick.C
-		source.Set(role(n + 1))
-		revocations.Go(func() {
-			old := fmt.Sprint("app", n)
-			<-time.After(overlap)
-			if sessions, err := server.Sessions(context.Background(), old); err != nil || sessions > 0 {
-				meter.Blame(began, time.Now(), 250*time.Millisecond, "%d sessions of %s when it is revoked (%v); %+v", sessions, old, err, c.Stats())
-			}
-			if err := server.RevokeRole(context.Background(), old); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	revocations.Wait()
-	work.Stop()
-	stats := c.Stats()
-	for _, f := range work.Failures() {
-		meter.Blame(began, time.Now(), 250*time.Millisecond, "an operation failed: %v", f.Err)
-	}
-	if err := work.Audit(t.Context(), server.Admin()); err != nil {
-		t.Error(err)
-	}
-	if stats.Rotations != rotations || stats.Refused > 0 {
-		t.Errorf("%+v", stats)
-	}
-	if stats.Outlived > 0 {
-		meter.Blame(began, time.Now(), 250*time.Millisecond, "%d connections outlived their credential", stats.Outlived)
-	}
-	if n, err := server.OrphanSessions(t.Context()); n > 0 || err != nil {
-		t.Errorf("%d sessions of dropped roles: %v", n, err)
-	}
-	if err := db.Close(); err != nil {
-		t.Error(err)
-	}
-	for _, v := range c.Stats().Versions {
-		if v.Open > 0 {
-			t.Errorf("the books have sessions after Close: %+v", v)
-		}
-	}
-	meter.Eventually(10*time.Second, "the sessions are over", func() bool {
-		n, err := server.Sessions(context.Background(), fmt.Sprint("app", rotations))
-		return err == nil && n == 0
-	}, func() string { return fmt.Sprintf("%+v", c.Stats()) })
-	t.Logf("%d operations, the slowest %v; %+v", work.Done(), work.Slowest(), stats)
 }
