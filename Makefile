@@ -14,6 +14,9 @@ PACKAGES = $(filter-out $(ROOT),$(ALL)) $(ROOT)
 # The modules for users that require the root.
 EXTRAS = mysqlopener otel pgxopener prometheus rdstoken vaultsource
 
+# Those of them that are openers.
+OPENERS = mysqlopener pgxopener
+
 # Whoever adds a dependency to the root module has it reviewed, and adds it here.
 DEPENDENCIES = github.com/DATA-DOG/go-sqlmock github.com/fsnotify/fsnotify github.com/lib/pq
 
@@ -32,6 +35,7 @@ VAULT = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sqlrotate/vault-$(VAULT_VERSION)
 BENCH     ?= .
 BENCHTIME ?= 1s
 SOAK      ?= 2m
+SOAK_SECONDS = $(shell echo $$(($$(echo '$(SOAK)' | sed 's/h/*3600+/; s/m/*60+/; s/s/+/; s/$$/0/'))))
 
 # Schedules that are soaked begin with this one; without, with another one each time.
 # Not in CI: what nobody has changed is found by hand.
@@ -73,14 +77,16 @@ test: need-test bin/retest ## every promise once, with the race detector
 lint: need-compiler tools ## formats, linters, the modules' files, and the root module by itself
 	$(call each,$(LINT_STEPS))
 
-soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, the simulator, and all fuzz tests for as long together; mutants of the rules
+soak: need-test bin/retest ## each test named TestSoak... for SOAK=2m, rotations over each opener for a sixth of that, the simulator, and all fuzz tests for as long together; mutants of the rules
 	$(call each,$(SOAK_STEPS))
 
 integration: need-integration tools bin/retest ## with a real Vault, which it builds once in 15 min, PgBouncer, promtool, containers, ORMs and the like, the kubelet's writer, and the examples for Kubernetes
 	$(call each,$(INTEGRATION_STEPS))
 
+# Rotations over each opener, in turn, are soaked for a sixth of SOAK.
 soak-tests:
-	SQLROTATE_SEED=$(SEED) SQLROTATE_SOAK=$(SOAK) $(RETEST) -timeout=0 -run=^TestSoak .
+	SQLROTATE_SEED=$(SEED) SQLROTATE_SOAK=$(SOAK) $(RETEST) -timeout=0 -run=^TestSoak -skip=^TestSoakRotations$$ .
+	SQLROTATE_SOAK=$$(($(SOAK_SECONDS) / 6 + 1))s $(RETEST) -p=1 -timeout=0 -run=^TestSoakRotations$$ . $(OPENERS:%=./%)
 
 # It says how many schedules it ran. They are run for a quarter of SOAK.
 soak-simulator:
@@ -96,8 +102,7 @@ soak-difftest:
 # "context deadline exceeded" and no input when its time is over: golang/go#48591.)
 fuzz:
 	@targets=$$(grep -ro --include='*_test.go' $(if $(CI),--exclude-dir=difftest) '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func | |' | sort); \
-	soak=$$(($$(echo '$(SOAK)' | sed 's/h/*3600+/; s/m/*60+/; s/s/+/; s/$$/0/'))); \
-	each=$$((soak / $$(echo "$$targets" | wc -l) + 1)); \
+	each=$$(($(SOAK_SECONDS) / $$(echo "$$targets" | wc -l) + 1)); \
 	said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
 	echo "$$targets" | while read -r package target; do \
 		echo "$$target in $$package"; case " $(INTEGRATION) " in *" $${package#./} "*) export GOWORK=off;; *) unset GOWORK;; esac; \
