@@ -345,12 +345,22 @@ func (s *session) use() {
 // outlived is what a connection that was cut off fails with: a *net.OpError, as from any
 // connection that is closed, so that drivers know what to make of it.
 func (k *socket) outlived(op string) error {
-	err := &net.OpError{Op: op, Source: k.LocalAddr(), Addr: k.RemoteAddr(), Err: k.session.expired.Load()}
+	err := &net.OpError{Op: op, Source: k.LocalAddr(), Addr: k.RemoteAddr(), Err: cutOffError{k.session.expired.Load()}}
 	if err.Addr != nil {
 		err.Net = err.Addr.Network()
 	}
 	return err
 }
+
+// cutOffError passes for a timeout. After one pgx reads again, and its statement fails with what
+// that gives; after another error it says that the connection was closed before anything was
+// sent, and database/sql runs the statement once more.
+type cutOffError struct{ *OutlivedError }
+
+// Timeout is what [net.OpError] asks for.
+func (cutOffError) Timeout() bool { return true }
+
+func (e cutOffError) Unwrap() error { return e.OutlivedError }
 
 // Close closes the connection, and waits for that as long as closeTimeout. Only the first
 // call does anything, and returns an error if that fails: drivers complain of a second one.

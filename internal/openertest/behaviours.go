@@ -251,32 +251,44 @@ func (s *scene) writes(id string) (n int) {
 	return n
 }
 
-// hardEnd is a transaction and a statement over the end of their login: they are cut there,
-// once, and the statement's error says why.
+// hardEnd is a transaction and two statements over the end of their login: they are cut there,
+// once, and the statements' errors say why.
 func hardEnd() Behaviour {
 	return Behaviour{
 		Name: "hard end", size: 5,
 		config: sqlrotate.Config{Window: overTheEnd()},
 		run: func(s *scene) {
-			conn, err := s.pool.Conn(context.Background())
-			if err != nil {
-				s.fatal("%v", err)
+			traits, began := s.Database.Traits(), time.Now()
+			var cut []<-chan error
+			for _, statement := range []func(*sql.Conn) error{
+				func(c *sql.Conn) error {
+					_, err := c.ExecContext(context.Background(), traits.Sleep, 5)
+					return err
+				},
+				func(c *sql.Conn) error { // drivers may have another protocol for that
+					_, err := c.ExecContext(context.Background(), strings.Replace(traits.Sleep, traits.Placeholder, "5", 1))
+					return err
+				},
+			} {
+				conn, err := s.pool.Conn(context.Background())
+				if err != nil {
+					s.fatal("%v", err)
+				}
+				defer func() { _ = conn.Close() }()
+				failed := make(chan error, 1)
+				go func() { failed <- statement(conn) }()
+				cut = append(cut, failed)
 			}
-			defer func() { _ = conn.Close() }()
-			cut := make(chan error, 1)
-			began := time.Now()
-			go func() {
-				_, err := conn.ExecContext(context.Background(), s.Database.Traits().Sleep, 5)
-				cut <- err
-			}()
 			tx, id, old, end := overrun(s)
 			s.eventually(s.Soon, "no socket of the old user", func() bool { return s.sockets.of(old).open == 0 })
 			s.closedAt(old, end)
-			err = <-cut
-			var outlived *sqlrotate.OutlivedError
-			saysWhy := errors.As(err, &outlived) && outlived.Username == old
-			if saysWhy != (s.CutOff == CutOffSaysWhy) || err == nil || errors.Is(err, driver.ErrBadConn) {
-				s.blame(began, "a statement that was cut: %v (%T); but %s, and it must not be run again", err, err, s.CutOff)
+			for _, failed := range cut {
+				err := <-failed
+				var outlived *sqlrotate.OutlivedError
+				saysWhy := errors.As(err, &outlived) && outlived.Username == old
+				if saysWhy != (s.CutOff == CutOffSaysWhy) || err == nil || errors.Is(err, driver.ErrBadConn) {
+					s.blame(began, "a statement that was cut: %v (%T); but %s, and it must not be run again", err, err, s.CutOff)
+				}
 			}
 			if err := tx.Commit(); err == nil {
 				s.Errorf("the transaction was not cut")
@@ -285,8 +297,8 @@ func hardEnd() Behaviour {
 			if n := s.writes(id); n != 0 {
 				s.grave("the transaction's write is there %d times", n)
 			}
-			if n := s.c.Stats().Outlived; n != 2 {
-				s.Errorf("%d connections outlived their login, want 2", n)
+			if n := s.c.Stats().Outlived; n != 3 {
+				s.Errorf("%d connections outlived their login, want 3", n)
 			}
 			if text := s.log.String(); !strings.Contains(text, "outlives its credential") {
 				s.Errorf("the log does not say so: %s", text)
