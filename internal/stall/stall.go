@@ -109,7 +109,7 @@ func (m *Meter) AskServer(db *sql.DB) {
 			}
 			return errors.New("a login takes its time")
 		}
-		_, err := conn.ExecContext(ctx, "")
+		err := conn.PingContext(ctx)
 		if err != nil {
 			leave() // for another one
 		}
