@@ -222,6 +222,7 @@ type Connector struct {
 	ends []rotation.VersionEnd // kept for its memory
 
 	probeOff      bool                     // the probe query is wrong
+	pooled        bool                     // a pool, managed or not, has had a session
 	unmanagedTold bool                     // that no pool is managed
 	advised       map[string]time.Duration // what was logged to be the least, by the window's part
 }

@@ -125,7 +125,7 @@ func (c *Connector) facts() facts {
 			f.outlived = append(f.outlived, oldVersion{c.book.get(old.Version).label(), old.Sessions, old.End.Wall})
 		}
 	}
-	f.unmanaged = len(c.pools) == 0 && f.seen.Counts.Rotations > 0
+	f.unmanaged = c.unmanagedLocked() && f.seen.Counts.Rotations > 0
 	return f
 }
 

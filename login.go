@@ -98,13 +98,22 @@ func (c *Connector) connect(ctx context.Context, pool rotation.PoolID) (driver.C
 	if ctx.Value(borrowing{}) != nil {
 		return nil, errNoneIdle
 	}
-	conn, err := c.obtain(ctx, pool)
+	s, err := c.session(ctx, pool)
+	if err != nil {
+		return nil, err
+	}
+	return s.conn, nil
+}
+
+// session gets a caller a session, and counts it if there is none to be had.
+func (c *Connector) session(ctx context.Context, pool rotation.PoolID) (*session, error) {
+	s, err := c.obtain(ctx, pool)
 	if err != nil {
 		c.mu.Lock()
 		c.failures[c.failureLocked(ctx, err)]++
 		c.mu.Unlock()
 	}
-	return conn, err
+	return s, err
 }
 
 // failureLocked says why Connect fails with err.
@@ -127,7 +136,7 @@ func (c *Connector) failureLocked(ctx context.Context, err error) ConnectFailure
 }
 
 // obtain gets a caller a session: a spare, or one of a new login.
-func (c *Connector) obtain(ctx context.Context, pool rotation.PoolID) (driver.Conn, error) {
+func (c *Connector) obtain(ctx context.Context, pool rotation.PoolID) (*session, error) {
 	if err := c.start(); err != nil {
 		return nil, err
 	}
@@ -164,7 +173,7 @@ func (c *Connector) obtain(ctx context.Context, pool rotation.PoolID) (driver.Co
 			return nil, err
 		}
 		if s != nil && c.handOut(ctx, s, pool) {
-			return s.conn, nil
+			return s, nil
 		}
 	}
 }
@@ -521,7 +530,7 @@ func runQuery(ctx context.Context, conn driver.Conn, query string) error {
 	}
 }
 
-// handOut gives a session to the pool. It reports false if the session is over, or
+// handOut gives a session to the pool, or to who is to hold it. It reports false if the session is over, or
 // its credential has ended.
 func (c *Connector) handOut(ctx context.Context, s *session, id rotation.PoolID) bool {
 	c.mu.Lock()
@@ -530,12 +539,18 @@ func (c *Connector) handOut(ctx context.Context, s *session, id rotation.PoolID)
 	var wait time.Duration
 	s.handed = ok
 	s.used.Store(false) // the login is no use of the pool's
-	s.lent.Store(ok)
 	if p := c.poolLocked(id); ok && p != nil {
 		wait = p.line.HandedOut(s.id, now.Mono)
 		s.pool = p
 	}
-	c.stepLocked(rotation.Tick{})
+	if ok && id == rotation.Outside {
+		s.held = &Held{c: c, s: s, superseded: make(chan struct{})}
+		c.stepLocked(rotation.Held{Session: s.id})
+	} else {
+		s.lent.Store(ok)
+		c.pooled = c.pooled || ok
+		c.stepLocked(rotation.Tick{})
+	}
 	c.mu.Unlock()
 	if wait > 0 {
 		t := time.NewTimer(wait)

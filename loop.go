@@ -46,6 +46,9 @@ func (c *Connector) beginLocked(do rotation.Effects, now rotation.Now) {
 	for _, id := range do.Gone {
 		c.forgetLocked(id)
 	}
+	for _, id := range do.Recall {
+		c.recallLocked(id)
+	}
 	for _, n := range do.Tell {
 		c.tellLocked(n, now)
 	}

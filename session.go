@@ -31,7 +31,8 @@ type session struct {
 
 	// Guarded by Connector.mu.
 	pool   *pool // that has it
-	handed bool  // a pool, or whoever called Connect, has it or had it
+	held   *Held // if no pool is to have it
+	handed bool  // a pool, or whoever called Connect or Hold, has it or had it
 	over   bool
 
 	used       atomic.Bool                   // something was sent or read since this was last asked

@@ -117,6 +117,9 @@ func (c *Connector) poolLocked(id rotation.PoolID) *pool {
 	return nil
 }
 
+// unmanagedLocked reports whether there is a pool and nothing retires its connections.
+func (c *Connector) unmanagedLocked() bool { return c.pooled && len(c.pools) == 0 }
+
 // watchPools tells the rules which pools are closed, in use, or of another size than
 // before.
 func (c *Connector) watchPools() {

@@ -90,10 +90,12 @@ type Stats struct {
 	WaitTime        time.Duration
 	Waiting         int
 
-	// Closed are the connections that were closed after a pool had them, by reason.
+	// Closed are the connections that were closed after a pool or somebody else had them, by
+	// reason.
 	Closed   map[CloseReason]uint64
 	Outlived uint64 // connections that were open when their credential ended
 	Spares   int    // connections that are ready to replace the next ones retired
+	Held     int    // connections of [Connector.Hold] that are open
 
 	// The drain that is under way after a rotation, of all pools: since and until when,
 	// of how many connections, and how many are left. They are zero if there is none.
@@ -130,7 +132,7 @@ func (c *Connector) Stats() Stats {
 		LastLoginAt: c.lastLogin, Fallbacks: n.Fallbacks,
 		ConnectFailures: maps.Clone(c.failures),
 		Waits:           n.Waits, WaitTime: n.Waited, Waiting: c.waiting,
-		Closed: make(map[CloseReason]uint64), Outlived: n.Outlived, Spares: seen.Spares,
+		Closed: make(map[CloseReason]uint64), Outlived: n.Outlived, Spares: seen.Spares, Held: seen.Held,
 		Drains: n.Drains, LastDrainTime: n.LastDrain, LastDrainSize: n.LastDrained,
 		SourceReadAt: c.source.read, SourceErrors: c.source.errors,
 		SourceFailingSince: c.source.failing, SourceErr: c.source.err,

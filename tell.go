@@ -29,7 +29,7 @@ func (c *Connector) tellLocked(n rotation.Notice, now rotation.Now) {
 	switch n.Kind {
 	case rotation.Rotated:
 		c.notices.rotated(info)
-		if !c.unmanagedTold && len(c.pools) == 0 {
+		if !c.unmanagedTold && c.unmanagedLocked() {
 			c.unmanagedTold = true
 			c.notices.log(slog.LevelWarn, "sqlrotate: no *sql.DB is managed, so old connections can't be retired, only closed when their credential ends: open the pool with sqlrotate.OpenDB or call Manage")
 		}
@@ -72,6 +72,8 @@ func words(kind rotation.NoticeKind, left bool) (slog.Level, string) {
 			return slog.LevelWarn, "sqlrotate: a connection outlives its credential"
 		}
 		return slog.LevelWarn, "sqlrotate: closing a connection that outlives its credential"
+	case rotation.Recalled:
+		return slog.LevelInfo, "sqlrotate: a held connection should go: its credential has a successor, or ends soon"
 	}
 	return 0, ""
 }
@@ -93,7 +95,7 @@ func (c *Connector) detailsLocked(n rotation.Notice, v *version, info VersionSta
 	switch n.Kind {
 	case rotation.Refused:
 		details = append(details, slog.Any("err", v.refusal))
-	case rotation.EndsSoon, rotation.HasEnded:
+	case rotation.EndsSoon, rotation.HasEnded, rotation.Recalled:
 		details = append(details, slog.Time("end", info.EndsAt))
 	case rotation.SessionPastIt:
 		details = append(details, slog.Duration("age", n.Took))

@@ -46,6 +46,7 @@ var (
 	closed          = counter("closed_connections_total", "Connections that were closed, by reason.", "connector", "reason")
 	outlived        = counter("outlived_connections_total", "Connections that were open when their credential ended.", "connector")
 	spares          = gauge("spare_connections", "Connections that are ready to replace the next ones retired.", "connector")
+	held            = gauge("held_connections", "Connections outside of the pools that are open.", "connector")
 	drainSince      = gauge("drain_since_timestamp_seconds", "Since when old connections have been replaced. There is none between rotations.", "connector")
 	drainUntil      = gauge("drain_until_timestamp_seconds", "When the last old connection is to be replaced.", "connector")
 	drainLeft       = gauge("drain_connections_left", "Old connections that are still to be replaced.", "connector")
@@ -128,7 +129,7 @@ func counter(name, help string, labels ...string) *Metric {
 func All() []*Metric {
 	return []*Metric{
 		connections, oldest, credentialInfo, credentialSeen, credentialEnd, proven, refusedSince, nextAttempt, successorDue, rotations, logins, lastLogin,
-		fallbacks, connectFailures, waits, waitTime, waiting, closed, outlived, spares, drainSince, drainUntil, drainLeft, drains, lastDrain,
+		fallbacks, connectFailures, waits, waitTime, waiting, closed, outlived, spares, held, drainSince, drainUntil, drainLeft, drains, lastDrain,
 		sourceRead, sourceErrors, readFailing, window, observedUse, observedLag, observedLogin, observedLate, timersLate, dropped, problem, canConnect,
 		fileInfo, fileChecked, fileLoaded, fileModified, fileDiverged, fileReads, fileLoads, fileLate, fileReplaced, fileMoved, fileEvents,
 		sourceFailures, failingSince, fetched, fetches, fetchingSince, nextFetch, hanging, sourceEnd, sourceRefused, renewed,
@@ -186,6 +187,7 @@ func (s *samples) connector(name string, st sqlrotate.Stats) {
 	}
 	s.set(outlived, float64(st.Outlived), name)
 	s.set(spares, float64(st.Spares), name)
+	s.set(held, float64(st.Held), name)
 	s.at(drainSince, st.DrainSince, name)
 	s.at(drainUntil, st.DrainUntil, name)
 	s.set(drainLeft, float64(st.DrainLeft), name)

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"math"
 	"strconv"
 	"time"
 )
@@ -16,6 +17,10 @@ type VersionID uint64
 // PoolID names a pool, or several that are managed as one. Zero is that of callers
 // who come from no pool that has been added.
 type PoolID uint32
+
+// Outside is the PoolID of callers who keep what they get outside of any pool, until they
+// are told that it is to go. It is never added.
+const Outside PoolID = math.MaxUint32
 
 // Event is something that the shell has learnt. Events about what is over already
 // are legal and ignored.
@@ -99,8 +104,8 @@ type (
 	// else: one that waits, and Chooses again in vain, is one all the time.
 	Waiting struct{ N int }
 
-	// Held says that a session is not to be retired: whoever has it sees to that.
-	// Its credential's end is its end all the same.
+	// Held says that a session is not to be retired: whoever has it sees to that, once
+	// it is among Effects.Recall. Its credential's end is its end all the same.
 	Held struct{ Session SessionID }
 
 	// Released takes Held back.
@@ -125,6 +130,7 @@ type Effects struct {
 	Asks   []Ask       // to put, each by itself: the answer is an Asked
 	Close  []SessionID // to close: nobody else has them
 	Gone   []SessionID // to forget: their ends can't be seen, and by now have come
+	Recall []SessionID // held: whoever has them is to be told that they should go
 	Forget []VersionID // to forget: nothing refers to them any more
 	Tell   []Notice    // for the log and callbacks, in order
 	Read   Reading     // the source is to be read in the background
@@ -290,6 +296,7 @@ const (
 	DrainDone                           // N sessions of Pool went, in Took
 	SessionEnded                        // Session is over, aged Took, for Reason
 	SessionPastIt                       // Session, which a pool has, outlives its credential
+	Recalled                            // Session, which is held, is to go
 )
 
 // Notice is something that people may want to know.
@@ -342,7 +349,7 @@ func (r Reading) String() string { return name(int(r), "none", "again", "afresh"
 // String names what the notice says.
 func (k NoticeKind) String() string {
 	return name(int(k), "none", "rotated", "accepted", "refused", "role dead", "ends soon", "has ended", "source failed", "source healed",
-		"unsettled", "drain began", "drain done", "session ended", "session outlives its credential")
+		"unsettled", "drain began", "drain done", "session ended", "session outlives its credential", "recalled")
 }
 
 func name(i int, names ...string) string {

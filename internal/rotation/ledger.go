@@ -22,6 +22,7 @@ type session struct {
 	bound     bool    // the login is on its way to the server
 	untracked bool
 	held      bool
+	recalled  bool // whoever holds it has been told that it is to go
 	past      bool // it has been said that it outlives its credential
 
 	// What the drain makes of it; derived anew at each step.
@@ -238,7 +239,7 @@ func (s *State) distrust(now Now) {
 func (s *State) handOut(x *session, now Now) {
 	if x.untracked {
 		for _, old := range x.pool.members {
-			if old.untracked && old.v == x.v {
+			if old.untracked && !old.held && old.v == x.v {
 				s.presumeGone(old)
 				break
 			}
@@ -283,11 +284,4 @@ func (s *State) expectGone(now Now) (wake Instant) {
 		}
 	}
 	return wake
-}
-
-// hold leaves a session out of the drain, or no longer.
-func (s *State) hold(id SessionID, held bool) {
-	if x := s.find(id, Pooled, Due, Going); x != nil {
-		x.held = held
-	}
 }

@@ -36,6 +36,7 @@ type rig struct {
 	fx     Effects // of the last step
 	told   []Notice
 	logins []Login // that were to begin and haven't been bound
+	recall []SessionID
 }
 
 const thePool PoolID = 1
@@ -56,6 +57,7 @@ func (r *rig) step(ev Event) Effects {
 	r.fx = r.s.Step(ev, r.now)
 	r.told = append(r.told, r.fx.Tell...)
 	r.logins = append(r.logins, r.fx.Logins...)
+	r.recall = append(r.recall, r.fx.Recall...)
 	return r.fx
 }
 

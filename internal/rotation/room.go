@@ -7,7 +7,7 @@ type pool struct {
 	id       PoolID
 	managed  bool // its connections can be retired
 	byAge    bool // but only the oldest first
-	closed   bool // it wants no more
+	closed   bool // it wants no more than it has
 	limit    int  // the most that it may have
 	members  []*session
 	count    int // that it has, or that its callers are about to have: see count
@@ -42,7 +42,7 @@ func (s *State) pool(id PoolID) *pool {
 	if p := s.findPool(id); p != nil {
 		return p
 	}
-	p := &pool{id: id, limit: math.MaxInt}
+	p := &pool{id: id, limit: math.MaxInt, closed: id == Outside}
 	s.pools = append(s.pools, p)
 	return p
 }

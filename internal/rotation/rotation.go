@@ -174,6 +174,7 @@ func (s *State) Step(ev Event, now Now) Effects {
 		s.expectGone(now),
 		s.fitSpares(now),
 		s.planDrain(now),
+		s.planHolds(now),
 		s.planAsk(now),
 		s.planLogins(now),
 		s.planReads(now),
@@ -192,7 +193,7 @@ func (s *State) resume() {
 	f := &s.fx
 	*f = Effects{
 		Logins: f.Logins[:0], Asks: f.Asks[:0], Close: f.Close[:0],
-		Gone: f.Gone[:0], Forget: f.Forget[:0], Tell: f.Tell[:0],
+		Gone: f.Gone[:0], Recall: f.Recall[:0], Forget: f.Forget[:0], Tell: f.Tell[:0],
 	}
 }
 

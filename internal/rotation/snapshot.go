@@ -12,6 +12,7 @@ type Snapshot struct {
 	Pools    []PoolView
 	States   [numStates]int // sessions by state
 	Spares   int            // sessions that wait for the pools, those that are being asked included
+	Held     int            // sessions that somebody holds
 	Waiting  int            // callers that wait now
 	Epoch    uint64
 
@@ -117,6 +118,9 @@ func (s *State) Snapshot(now Now) Snapshot {
 		for _, x := range p.members {
 			snap.States[x.state]++
 			index[x.v].count(x)
+			if x.held {
+				snap.Held++
+			}
 		}
 		snap.Pools = append(snap.Pools, p.view())
 	}
