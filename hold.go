@@ -61,6 +61,13 @@ func (h *Held) Until() time.Time {
 	return h.c.endLocked(h.s.version.id)
 }
 
+// username returns who is logged in.
+func (h *Held) username() string {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	return h.s.version.cred.Username
+}
+
 // Close closes the connection, and waits for that for a second at the most. Nothing may use
 // it meanwhile. More calls do nothing. The error is always nil.
 func (h *Held) Close() error {

@@ -181,6 +181,13 @@ func (p postgres) Config() pq.Config {
 // it with 42704, where a ping or "select 1" succeeds. (PostgreSQL 15.)
 func (postgres) ProbeQuery() string { return "select current_user" }
 
+// notify has conn hand over notifications, in the goroutine that uses it.
+func (postgres) notify(conn driver.Conn, f func(Notification)) {
+	pq.SetNotificationHandler(conn, func(n *pq.Notification) {
+		f(Notification{Channel: n.Channel, Payload: n.Extra, PID: uint32(n.BePid)}) //nolint:gosec // an int32 as the protocol has it
+	})
+}
+
 func (postgres) Refused(err error) bool {
 	return anySQLState(err, func(state string) bool {
 		return credentialRefused(state) || state == poolerRefused

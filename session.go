@@ -38,7 +38,8 @@ type session struct {
 	used       atomic.Bool                   // something was sent or read since this was last asked
 	expired    atomic.Pointer[OutlivedError] // set when it is cut off
 	connClosed atomic.Bool
-	settled    atomic.Bool // the login is over, and it is known which socket is the session's
+	dam        atomic.Pointer[dam] // keeps back what is written; nil: nothing does
+	settled    atomic.Bool         // the login is over, and it is known which socket is the session's
 
 	// What a pool does with it.
 	lent               atomic.Bool // a pool has it, or had it
@@ -322,6 +323,9 @@ func (k *socket) Read(b []byte) (int, error) {
 func (k *socket) Write(b []byte) (int, error) {
 	if k.session.expired.Load() != nil {
 		return 0, k.outlived("write")
+	}
+	if d := k.session.dam.Load(); d != nil && d.keep(b) {
+		return len(b), nil
 	}
 	k.session.use()
 	k.session.sends()

@@ -235,6 +235,24 @@ func saysPooler(err error) bool {
 	return false
 }
 
+// WaitForNotification returns the next notification that conn, which Open has made, has
+// received or receives: it is how a [sqlrotate.Listener] listens. It fails if the
+// configuration has an OnNotification of its own, which takes them all.
+func (o *Opener) WaitForNotification(ctx context.Context, conn driver.Conn) (sqlrotate.Notification, error) {
+	c, ok := conn.(*stdlib.Conn)
+	switch {
+	case !ok:
+		return sqlrotate.Notification{}, fmt.Errorf("pgxopener: a %T is no connection of pgx's", conn)
+	case o.cfg.OnNotification != nil:
+		return sqlrotate.Notification{}, errors.New("pgxopener: the configuration's OnNotification takes all notifications, so nobody else can listen")
+	}
+	n, err := c.Conn().WaitForNotification(ctx)
+	if err != nil {
+		return sqlrotate.Notification{}, err
+	}
+	return sqlrotate.Notification{Channel: n.Channel, Payload: n.Payload, PID: n.PID}, nil
+}
+
 // ProbeQuery is the query by which the server is asked whether a role lives: a session of
 // a role that was dropped fails it with 42704, where a ping or "select 1" succeeds.
 // (PostgreSQL 15.)

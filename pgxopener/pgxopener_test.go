@@ -43,6 +43,7 @@ func TestAtAServer(t *testing.T) {
 	t.Run("a hook fails", func(t *testing.T) { afterConnectFails(t, server) })
 	t.Run("names of versions", func(t *testing.T) { sessionsNameTheirVersion(t, server) })
 	t.Run("passwords", func(t *testing.T) { passwordsArrive(t, server) })
+	t.Run("notifications", func(t *testing.T) { listens(t, server) })
 }
 
 // overPgx is the opener with a server of its own.

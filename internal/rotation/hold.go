@@ -29,6 +29,17 @@ func (s *State) planHolds(now Now) (wake Instant) {
 	return wake
 }
 
+// Recalls reports whether held sessions of a version are to go, or were to if there were
+// any.
+func (s *State) Recalls(id VersionID, now Now) bool {
+	for _, v := range s.versions {
+		if v.id == id {
+			return now.Mono >= s.recallAt(v, now)
+		}
+	}
+	return true
+}
+
 // recallAt returns when held sessions of v are to go: as soon as its successor has proven
 // itself or its role is dead, and else early enough before its end to be back by then.
 func (s *State) recallAt(v *version, now Now) Instant {
