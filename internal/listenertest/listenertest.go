@@ -5,6 +5,7 @@
 package listenertest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -44,6 +45,7 @@ func Cases() []Case {
 		{"what can't be listened to", cantListen},
 		{"no session to move to", noRoom},
 		{"an old session that falls silent", oldFallsSilent},
+		{"a new session that falls silent", newFallsSilent},
 		{"a server that vanishes", serverVanishes},
 		{"close", closes},
 	}
@@ -453,17 +455,49 @@ func oldFallsSilent(tb pgtest.TB, server *pgtest.Server, open Open) {
 	r.network.freeze()
 	r.notify(name, "missed")
 	old := r.rotate()
-	r.eventually("the next one listens", func() bool {
-		var n int
-		err := server.Admin().QueryRowContext(r.ctx, "select count(*) from pg_stat_activity where usename = $1 and query like 'NOTIFY %' and state = 'idle'", r.roles[1]).Scan(&n)
-		return err == nil && n == 1
-	})
+	r.nextListens()
 	r.notify(name, "after")
 	r.network.breakFrozen()
 	_ = r.wantsGap()
 	r.wants(name, "after")
 	r.leave(old)
 	r.wantsNothing()
+}
+
+// nextListens waits until a session of the latest role listens and has sent its token.
+func (r *rig) nextListens() {
+	r.Helper()
+	r.eventually("the next one listens", func() bool {
+		var n int
+		err := r.server.Admin().QueryRowContext(r.ctx, "select count(*) from pg_stat_activity where usename = $1 and query like 'NOTIFY %' and state = 'idle'",
+			r.roles[len(r.roles)-1]).Scan(&n)
+		return err == nil && n == 1
+	})
+}
+
+// The new session falls silent when it has sent what ends the old one, which then goes on.
+func newFallsSilent(tb pgtest.TB, server *pgtest.Server, open Open) {
+	tb.Helper()
+	plain := func(dsn string) (sqlrotate.Opener, error) { return open(dsn + " sslmode=disable") }
+	r := newRig(tb, server, plain, sqlrotate.ListenerOptions{})
+	name := channel()
+	r.listen(name)
+	r.network.losesTokens.Store(true)
+	old := r.rotate()
+	r.nextListens()
+	r.notify(name, "meanwhile")
+	r.eventually("it has given up", func() bool { return r.l.Stats().Err != nil })
+	if got := r.l.Stats(); got.Waiting != 1 {
+		r.Fatalf("what has come meanwhile is lost: %+v", got)
+	}
+	r.wants(name, "meanwhile")
+	r.network.losesTokens.Store(false)
+	r.leave(old)
+	r.notify(name, "then")
+	r.wants(name, "then")
+	if got := r.l.Stats(); got.Gaps != 0 || got.Handovers != 1 || got.Err != nil {
+		r.Errorf("%+v", got)
+	}
 }
 
 // A server that is gone without a word is noticed because it is asked.
@@ -554,9 +588,10 @@ var errUnreachable = errors.New("listenertest: the network is unreachable")
 
 // network dials, and may lose what comes on connections that it has dialled.
 type network struct {
-	fails  atomic.Bool // each dial
-	silent atomic.Bool // nothing is received on what is dialled
-	open   atomic.Int64
+	fails       atomic.Bool // each dial
+	silent      atomic.Bool // nothing is received on what is dialled
+	losesTokens atomic.Bool // nothing is received where a token was sent
+	open        atomic.Int64
 
 	mu    sync.Mutex
 	conns []*link
@@ -614,6 +649,13 @@ func (l *link) Read(b []byte) (int, error) {
 			return n, err
 		}
 	}
+}
+
+func (l *link) Write(b []byte) (int, error) {
+	if l.network.losesTokens.Load() && bytes.Contains(b, []byte("NOTIFY ")) {
+		l.frozen.Store(true)
+	}
+	return l.Conn.Write(b)
 }
 
 func (l *link) Close() error {
