@@ -54,39 +54,48 @@ func Cases() []Case {
 // patience is how long anything may take on a machine that is busy.
 const patience = time.Minute
 
-// rig is a listener over a login that can be rotated.
-type rig struct {
+// Rig is a connector, and most often a listener, over a login that can be rotated.
+type Rig struct {
 	pgtest.TB
 	ctx     context.Context //nolint:containedctx // of the test
 	server  *pgtest.Server
 	source  *source
-	c       *sqlrotate.Connector
+	C       *sqlrotate.Connector
 	l       *sqlrotate.Listener
 	network *network
 	roles   []string
 }
 
-// newRig makes one that listens to no channel yet.
-func newRig(tb pgtest.TB, server *pgtest.Server, open Open, opt sqlrotate.ListenerOptions) *rig {
+// New makes one that hasn't logged in yet. Window may be zero.
+func New(tb pgtest.TB, server *pgtest.Server, open Open, window sqlrotate.Window) *Rig {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 2*patience)
 	tb.Cleanup(cancel)
-	r := &rig{TB: tb, ctx: ctx, server: server, source: &source{changed: make(chan struct{})}, network: &network{}}
-	r.rotate()
+	r := &Rig{TB: tb, ctx: ctx, server: server, source: &source{changed: make(chan struct{})}, network: &network{}}
+	r.Rotate()
 	opener, err := open(server.DSN())
 	if err != nil {
 		tb.Fatalf("%v", err)
 	}
-	r.c, err = sqlrotate.New(sqlrotate.Config{
-		Source: r.source, Opener: opener, Dial: r.network.dial,
-		Window: sqlrotate.Window{Overlap: 2 * time.Minute, Lag: time.Second, MaxInUse: 10 * time.Second},
-		Logger: slog.New(slog.DiscardHandler),
+	if window == (sqlrotate.Window{}) {
+		window = sqlrotate.Window{Overlap: 2 * time.Minute, Lag: time.Second, MaxInUse: 10 * time.Second}
+	}
+	r.C, err = sqlrotate.New(sqlrotate.Config{
+		Source: r.source, Opener: opener, Dial: r.network.dial, Window: window, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		tb.Fatalf("%v", err)
 	}
-	tb.Cleanup(func() { _ = r.c.Close() })
-	if r.l, err = sqlrotate.NewListener(r.c, opt); err != nil {
+	tb.Cleanup(func() { _ = r.C.Close() })
+	return r
+}
+
+// newRig makes one with a listener.
+func newRig(tb pgtest.TB, server *pgtest.Server, open Open, opt sqlrotate.ListenerOptions) *Rig {
+	tb.Helper()
+	r := New(tb, server, open, sqlrotate.Window{})
+	var err error
+	if r.l, err = sqlrotate.NewListener(r.C, opt); err != nil {
 		tb.Fatalf("%v", err)
 	}
 	tb.Cleanup(func() { _ = r.l.Close() })
@@ -96,8 +105,8 @@ func newRig(tb pgtest.TB, server *pgtest.Server, open Open, opt sqlrotate.Listen
 // channel returns the name of a channel that nobody else uses.
 func channel() string { return strings.ToLower(rand.Text()) }
 
-// rotate makes a role and publishes it. It returns the one before.
-func (r *rig) rotate(options ...string) (old string) {
+// Rotate makes a role and publishes it. It returns the one before.
+func (r *Rig) Rotate(options ...string) (old string) {
 	r.Helper()
 	role, password := "listener_"+strings.ToLower(rand.Text()), rand.Text()
 	if err := r.server.CreateRole(r.ctx, role, password, options...); err != nil {
@@ -111,12 +120,16 @@ func (r *rig) rotate(options ...string) (old string) {
 	return old
 }
 
-// eventually waits until f is true.
-func (r *rig) eventually(what string, f func() bool) {
+// Eventually waits until f is true.
+func (r *Rig) Eventually(what string, f func() bool) {
 	r.Helper()
 	for end := time.Now().Add(patience); !f(); {
 		if time.Now().After(end) {
-			r.Fatalf("not within %v: %s; %+v; %+v", patience, what, r.l.Stats(), r.c.Stats())
+			var stats sqlrotate.ListenerStats
+			if r.l != nil {
+				stats = r.l.Stats()
+			}
+			r.Fatalf("not within %v: %s; %+v; %+v", patience, what, stats, r.C.Stats())
 		}
 		select {
 		case <-r.ctx.Done():
@@ -125,10 +138,10 @@ func (r *rig) eventually(what string, f func() bool) {
 	}
 }
 
-// leave waits until a role has no session, and drops it.
-func (r *rig) leave(role string) {
+// Leave waits until a role has no session, and drops it.
+func (r *Rig) Leave(role string) {
 	r.Helper()
-	r.eventually("the old role is left", func() bool {
+	r.Eventually("the old role is left", func() bool {
 		n, err := r.server.Sessions(r.ctx, role)
 		return err == nil && n == 0
 	})
@@ -137,7 +150,7 @@ func (r *rig) leave(role string) {
 	}
 }
 
-func (r *rig) listen(names ...string) {
+func (r *Rig) listen(names ...string) {
 	r.Helper()
 	if err := r.l.Listen(r.ctx, names...); err != nil {
 		r.Fatalf("Listen: %v", err)
@@ -145,7 +158,7 @@ func (r *rig) listen(names ...string) {
 }
 
 // notify sends a payload.
-func (r *rig) notify(channel, payload string) {
+func (r *Rig) notify(channel, payload string) {
 	r.Helper()
 	if _, err := r.server.Admin().ExecContext(r.ctx, "select pg_notify($1, $2)", channel, payload); err != nil {
 		r.Fatalf("%v", err)
@@ -153,7 +166,7 @@ func (r *rig) notify(channel, payload string) {
 }
 
 // wants checks that these payloads come next.
-func (r *rig) wants(channel string, payloads ...string) {
+func (r *Rig) wants(channel string, payloads ...string) {
 	r.Helper()
 	for _, want := range payloads {
 		n, err := r.l.Next(r.ctx)
@@ -164,7 +177,7 @@ func (r *rig) wants(channel string, payloads ...string) {
 }
 
 // wantsGap checks that it is said that some may have been missed.
-func (r *rig) wantsGap() *sqlrotate.GapError {
+func (r *Rig) wantsGap() *sqlrotate.GapError {
 	r.Helper()
 	var gap *sqlrotate.GapError
 	if n, err := r.l.Next(r.ctx); !errors.As(err, &gap) {
@@ -174,7 +187,7 @@ func (r *rig) wantsGap() *sqlrotate.GapError {
 }
 
 // wantsNothing checks that nothing is there to be had.
-func (r *rig) wantsNothing() {
+func (r *Rig) wantsNothing() {
 	r.Helper()
 	ctx, cancel := context.WithCancel(r.ctx)
 	cancel()
@@ -196,8 +209,8 @@ func tenRotations(tb pgtest.TB, server *pgtest.Server, open Open) {
 	sent, stop := r.commitAllTheTime(committers, one, other)
 	for range rotations {
 		before := sent()
-		r.leave(r.rotate())
-		r.eventually("more is sent", func() bool { return sent() >= before+each })
+		r.Leave(r.Rotate())
+		r.Eventually("more is sent", func() bool { return sent() >= before+each })
 	}
 	stop()
 	r.notify(one, last)
@@ -205,7 +218,7 @@ func tenRotations(tb pgtest.TB, server *pgtest.Server, open Open) {
 	if got := r.l.Stats(); n < rotations*each || got.Handovers != rotations || got.Gaps != 0 || got.Received != uint64(n) || !got.Connected || got.Err != nil {
 		r.Errorf("%d notifications; %+v", n, got)
 	}
-	if got := r.c.Stats(); got.Outlived > 0 || got.Held != 1 {
+	if got := r.C.Stats(); got.Outlived > 0 || got.Held != 1 {
 		r.Errorf("%+v", got)
 	}
 }
@@ -215,7 +228,7 @@ const last = "last"
 
 // hearsTheSame checks that the listener has heard what the reference has, each once, and
 // returns how many.
-func (r *rig) hearsTheSame(want <-chan *pq.Notification) int {
+func (r *Rig) hearsTheSame(want <-chan *pq.Notification) int {
 	r.Helper()
 	heard := map[string]bool{}
 	for {
@@ -238,7 +251,7 @@ func (r *rig) hearsTheSame(want <-chan *pq.Notification) int {
 }
 
 // commitAllTheTime has several send to the channels until they are stopped.
-func (r *rig) commitAllTheTime(committers int, channels ...string) (sent func() int64, stop func()) {
+func (r *Rig) commitAllTheTime(committers int, channels ...string) (sent func() int64, stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	r.Cleanup(cancel)
 	var n atomic.Int64
@@ -278,7 +291,7 @@ func commit(ctx context.Context, server *pgtest.Server, channels []string, worke
 }
 
 // reference returns what a listener of lib/pq's own hears, which is never rotated.
-func reference(r *rig, channels ...string) <-chan *pq.Notification {
+func reference(r *Rig, channels ...string) <-chan *pq.Notification {
 	r.Helper()
 	role, password := "reference_"+strings.ToLower(rand.Text()), rand.Text()
 	if err := r.server.CreateRole(r.ctx, role, password); err != nil {
@@ -306,11 +319,11 @@ func killed(tb pgtest.TB, server *pgtest.Server, open Open) {
 	r.listen(name)
 	for n := range 3 {
 		r.notify(name, "before")
-		r.eventually("it has come", func() bool { return r.l.Stats().Waiting == 1 })
+		r.Eventually("it has come", func() bool { return r.l.Stats().Waiting == 1 })
 		if _, err := server.Terminate(r.ctx, r.roles[0]); err != nil {
 			r.Fatalf("%v", err)
 		}
-		r.eventually("it is noticed and mended", func() bool { return r.l.Stats().Waiting == 2 })
+		r.Eventually("it is noticed and mended", func() bool { return r.l.Stats().Waiting == 2 })
 		r.notify(name, "after")
 		r.wants(name, "before")
 		if gap := r.wantsGap(); gap.Dropped != 0 || errors.Unwrap(gap) == nil || time.Since(gap.Since) > 2*patience {
@@ -332,9 +345,9 @@ func slowConsumer(tb pgtest.TB, server *pgtest.Server, open Open) {
 	for n := range 100 {
 		r.notify(name, strconv.Itoa(n))
 	}
-	r.leave(r.rotate())
+	r.Leave(r.Rotate())
 	r.notify(name, "more")
-	r.eventually("all has come", func() bool { return r.l.Stats().Dropped == 91 })
+	r.Eventually("all has come", func() bool { return r.l.Stats().Dropped == 91 })
 	r.wants(name, "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 	if gap := r.wantsGap(); gap.Dropped != 91 || errors.Unwrap(gap) != nil || !strings.Contains(gap.Error(), "91 were dropped") {
 		r.Errorf("%v", gap)
@@ -356,7 +369,7 @@ func channels(tb pgtest.TB, server *pgtest.Server, open Open) {
 	}
 	for i, name := range names {
 		if i%3 == 2 {
-			r.leave(r.rotate())
+			r.Leave(r.Rotate())
 		}
 		r.listen(name, name)
 	}
@@ -375,7 +388,7 @@ func channels(tb pgtest.TB, server *pgtest.Server, open Open) {
 	if err := r.l.Unlisten(r.ctx, names[1], "never listened to"); err != nil {
 		r.Errorf("%v", err)
 	}
-	r.leave(r.rotate())
+	r.Leave(r.Rotate())
 	long := strings.Repeat("x", 7990) // about as long as they get
 	r.notify(names[1], "unwanted")
 	r.notify(names[2], long)
@@ -404,6 +417,10 @@ func cantListen(tb pgtest.TB, server *pgtest.Server, open Open) {
 		r.Errorf("%v", err)
 	}
 	r.network.silent.Store(false)
+	// Neither is a write.
+	if _, err := server.Admin().ExecContext(r.ctx, "alter role "+r.roles[0]+" set default_transaction_read_only = on"); err != nil {
+		r.Fatalf("%v", err)
+	}
 	name := channel()
 	r.listen(name)
 	r.notify(name, "x")
@@ -416,28 +433,28 @@ func noRoom(tb pgtest.TB, server *pgtest.Server, open Open) {
 	r := newRig(tb, server, open, sqlrotate.ListenerOptions{})
 	name := channel()
 	r.listen(name)
-	one, err := r.c.Hold(r.ctx)
+	one, err := r.C.Hold(r.ctx)
 	if err != nil {
 		r.Fatalf("%v", err)
 	}
 	defer one.Close()
-	old := r.rotate("connection limit 1")
+	old := r.Rotate("connection limit 1")
 	<-one.Superseded()
-	taken, err := r.c.Hold(r.ctx)
+	taken, err := r.C.Hold(r.ctx)
 	if err != nil {
 		// The listener was quicker.
-		r.eventually("it has moved", func() bool { return r.l.Stats().Handovers == 1 })
+		r.Eventually("it has moved", func() bool { return r.l.Stats().Handovers == 1 })
 	} else {
-		r.eventually("it has tried or has moved", func() bool { s := r.l.Stats(); return s.Err != nil || s.Handovers == 1 })
+		r.Eventually("it has tried or has moved", func() bool { s := r.l.Stats(); return s.Err != nil || s.Handovers == 1 })
 		r.notify(name, "meanwhile")
 		r.wants(name, "meanwhile")
 		_ = taken.Close()
 	}
-	r.eventually("it has moved", func() bool { return r.l.Stats().Handovers == 1 })
+	r.Eventually("it has moved", func() bool { return r.l.Stats().Handovers == 1 })
 	r.notify(name, "then")
 	r.wants(name, "then")
 	_ = one.Close()
-	r.leave(old)
+	r.Leave(old)
 	if got := r.l.Stats(); got.Gaps != 0 || got.Err != nil {
 		r.Errorf("%+v", got)
 	}
@@ -454,20 +471,20 @@ func oldFallsSilent(tb pgtest.TB, server *pgtest.Server, open Open) {
 	r.wants(name, "before")
 	r.network.freeze()
 	r.notify(name, "missed")
-	old := r.rotate()
+	old := r.Rotate()
 	r.nextListens()
 	r.notify(name, "after")
 	r.network.breakFrozen()
 	_ = r.wantsGap()
 	r.wants(name, "after")
-	r.leave(old)
+	r.Leave(old)
 	r.wantsNothing()
 }
 
 // nextListens waits until a session of the latest role listens and has sent its token.
-func (r *rig) nextListens() {
+func (r *Rig) nextListens() {
 	r.Helper()
-	r.eventually("the next one listens", func() bool {
+	r.Eventually("the next one listens", func() bool {
 		var n int
 		err := r.server.Admin().QueryRowContext(r.ctx, "select count(*) from pg_stat_activity where usename = $1 and query like 'NOTIFY %' and state = 'idle'",
 			r.roles[len(r.roles)-1]).Scan(&n)
@@ -483,16 +500,16 @@ func newFallsSilent(tb pgtest.TB, server *pgtest.Server, open Open) {
 	name := channel()
 	r.listen(name)
 	r.network.losesTokens.Store(true)
-	old := r.rotate()
+	old := r.Rotate()
 	r.nextListens()
 	r.notify(name, "meanwhile")
-	r.eventually("it has given up", func() bool { return r.l.Stats().Err != nil })
+	r.Eventually("it has given up", func() bool { return r.l.Stats().Err != nil })
 	if got := r.l.Stats(); got.Waiting != 1 {
 		r.Fatalf("what has come meanwhile is lost: %+v", got)
 	}
 	r.wants(name, "meanwhile")
 	r.network.losesTokens.Store(false)
-	r.leave(old)
+	r.Leave(old)
 	r.notify(name, "then")
 	r.wants(name, "then")
 	if got := r.l.Stats(); got.Gaps != 0 || got.Handovers != 1 || got.Err != nil {
@@ -516,19 +533,19 @@ func serverVanishes(tb pgtest.TB, server *pgtest.Server, open Open) {
 // Close ends all there is, and so does Close of the connector, whatever the network does.
 func closes(tb pgtest.TB, server *pgtest.Server, open Open) {
 	tb.Helper()
-	for how, end := range map[string]func(r *rig){
-		"the listener":             func(r *rig) { _ = r.l.Close() },
-		"the connector":            func(r *rig) { _ = r.c.Close() },
-		"over a frozen network":    func(r *rig) { r.network.freeze(); _ = r.l.Close() },
-		"the pool":                 func(r *rig) { _ = sqlrotate.OpenDB(r.c).Close() },
-		"the listener, never used": func(r *rig) { _ = r.l.Close() },
+	for how, end := range map[string]func(r *Rig){
+		"the listener":             func(r *Rig) { _ = r.l.Close() },
+		"the connector":            func(r *Rig) { _ = r.C.Close() },
+		"over a frozen network":    func(r *Rig) { r.network.freeze(); _ = r.l.Close() },
+		"the pool":                 func(r *Rig) { _ = sqlrotate.OpenDB(r.C).Close() },
+		"the listener, never used": func(r *Rig) { _ = r.l.Close() },
 	} {
 		r := newRig(tb, server, open, sqlrotate.ListenerOptions{})
 		name := channel()
 		if how != "the listener, never used" {
 			r.listen(name)
 			r.notify(name, "x")
-			r.eventually("it has come", func() bool { return r.l.Stats().Waiting == 1 })
+			r.Eventually("it has come", func() bool { return r.l.Stats().Waiting == 1 })
 		}
 		end(r)
 		want := sqlrotate.ErrListenerClosed
@@ -543,8 +560,8 @@ func closes(tb pgtest.TB, server *pgtest.Server, open Open) {
 			r.Errorf("%s: Listen: %v", how, err)
 		}
 		_ = r.l.Close()
-		r.eventually("the sockets are closed", func() bool { return r.network.open.Load() == 0 })
-		r.eventually("nothing is held", func() bool { return r.c.Stats().Held == 0 })
+		r.Eventually("the sockets are closed", func() bool { return r.network.open.Load() == 0 })
+		r.Eventually("nothing is held", func() bool { return r.C.Stats().Held == 0 })
 	}
 }
 
