@@ -80,8 +80,9 @@ var ErrListenerClosed = errors.New("sqlrotate: listener is closed")
 // concurrent use.
 //
 // Its session is one of [Connector.Hold], beside those of the pools; for the moment of a
-// rotation there are two. It needs sessions of its own at the server: PgBouncer in
-// transaction mode has none, and Listen fails there. A standby can't LISTEN.
+// rotation there are two, and at the start, when one sees whether it hears the other. It needs
+// sessions of its own at the server: PgBouncer in transaction mode has none, and Listen fails
+// there after 10 s. A standby can't LISTEN.
 type Listener struct {
 	c         *Connector
 	opt       ListenerOptions
@@ -456,8 +457,13 @@ func (l *Listener) attempt(ctx context.Context, before *listening) (*listening, 
 // listen has a session listen and waits for the token.
 func (l *Listener) listen(ctx context.Context, x *listening, token string) error {
 	err := x.exec(statements("LISTEN", append([]string{l.private}, l.channels...)))
-	if err == nil {
-		err = x.exec("NOTIFY " + quoted(l.private) + ", '" + token + "'")
+	send := "NOTIFY " + quoted(l.private) + ", '" + token + "'"
+	switch {
+	case err != nil:
+	case l.listening == nil: // for the first time: see whether it hears others
+		err = l.execElsewhere(ctx, send)
+	default:
+		err = x.exec(send)
 	}
 	if err != nil {
 		return fmt.Errorf("sqlrotate: the session can't listen: %w", err)
@@ -472,8 +478,22 @@ func (l *Listener) listen(ctx context.Context, x *listening, token string) error
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-t.C:
-		return fmt.Errorf("sqlrotate: a session that listens has not heard within %v what it sent itself: there may be a pooler before the server that keeps no session for it", answerTimeout)
+		return fmt.Errorf("sqlrotate: a session that listens has not heard within %v what was sent to it: there may be a pooler before the server that keeps no session for it", answerTimeout)
 	}
+}
+
+// execElsewhere runs a statement on a session that is closed again.
+func (l *Listener) execElsewhere(ctx context.Context, statement string) error {
+	held, err := l.c.Hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, held.s.abort)()
+	_, err = guarded("the driver", func() (struct{}, error) { return struct{}{}, execute(held.Conn(), statement) }) //nolint:contextcheck // see there
+	return err
 }
 
 // handOver has another session take the place of x, and reports whether that has come to

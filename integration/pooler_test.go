@@ -361,6 +361,34 @@ func TestPasswordThatAPoolerNormalises(t *testing.T) {
 	}
 }
 
+// A listener needs a session of its own at the server: a pooler keeps one for it, or it says
+// that nothing arrives.
+func TestListenerBehindAPooler(t *testing.T) {
+	for mode, listens := range map[string]bool{"session": true, "transaction": false} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			p := newPooled(t, mode, true, nil)
+			p.ledger.Stop()
+			l, err := sqlrotate.NewListener(p.c, sqlrotate.ListenerOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			switch err = l.Listen(t.Context(), "jobs"); {
+			case listens && err != nil, !listens && (err == nil || !strings.Contains(err.Error(), "pooler")):
+				t.Errorf("Listen: %v", err)
+			case listens:
+				if _, err := p.d.Admin().ExecContext(t.Context(), "notify jobs, 'one'"); err != nil {
+					t.Fatal(err)
+				}
+				if n, err := l.Next(t.Context()); err != nil || n.Payload != "one" {
+					t.Errorf("%+v, %v", n, err)
+				}
+			}
+		})
+	}
+}
+
 // A pooler that has the passwords itself accepts logins whose role the server doesn't have.
 // With a probe query a login that is published too early fails nothing, and an old role
 // that is dropped early is noticed all the same: the question runs a query.
