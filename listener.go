@@ -222,7 +222,13 @@ func (l *Listener) Next(ctx context.Context) (Notification, error) {
 		case <-l.ready:
 		case <-ctx.Done():
 			return Notification{}, ctx.Err()
-		case <-l.ended:
+		case <-l.ctx.Done():
+			l.start.Do(l.end) // or it has run
+			select {
+			case <-l.ended:
+			case <-ctx.Done():
+				return Notification{}, ctx.Err()
+			}
 			if l.empty() {
 				return Notification{}, l.over()
 			}
@@ -259,11 +265,13 @@ func (l *Listener) Close() error {
 	if l.err == nil {
 		l.err = ErrListenerClosed
 	}
-	l.inbox.letters = nil
 	l.mu.Unlock()
 	l.cancel()
-	l.start.Do(func() { close(l.ended) })
+	l.start.Do(l.end)
 	<-l.ended
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inbox.letters = nil
 	return nil
 }
 
@@ -348,6 +356,9 @@ func (l *Listener) end() {
 	l.mu.Lock()
 	if l.err == nil {
 		l.err = ErrClosed
+	}
+	if l.err == ErrListenerClosed { //nolint:errorlint // it is not wrapped
+		l.inbox.letters = nil
 	}
 	l.live, l.next = nil, nil
 	l.mu.Unlock()

@@ -39,11 +39,18 @@ func TestHeldSessionsAreRecalled(t *testing.T) {
 		"overlap": func(t *testing.T, r *rig, recalled func() bool) {
 			r.read(2)
 			r.refuse(r.own(Prove))
-			r.after(40*sec - 1)
-			if recalled() {
+			r.after(40*sec - 300*ms)
+			if want := r.now.Mono.Add(300 * ms); r.fx.Wake != want {
+				t.Errorf("it wakes at %v, not at %v", r.fx.Wake, want)
+			}
+			r.after(300*ms - 1)
+			if recalled() || r.s.Recalls(1, r.now) {
 				t.Error("more than a checkout before its end")
 			}
 			r.after(1)
+			if !r.s.Recalls(1, r.now) || r.s.Recalls(2, r.now) || !r.s.Recalls(3, r.now) {
+				t.Error("a session of it that was held now would not be recalled, or another one would")
+			}
 		},
 		"lease": func(t *testing.T, r *rig, recalled func() bool) {
 			r.readUser(1, 1, r.now.Wall.Add(time.Minute))
@@ -58,7 +65,6 @@ func TestHeldSessionsAreRecalled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, overlapping())
-			r.connect()
 			id := r.hold()
 			recalled := func() bool { return len(r.recall) > 0 }
 			if recalled() {
