@@ -38,9 +38,12 @@ func lead(ctx context.Context, c *sqlrotate.Connector, lock int64, work func(con
 	if _, err := db.ExecContext(ctx, "select pg_advisory_lock($1)", lock); err != nil {
 		return err
 	}
+	silence := time.AfterFunc(10*time.Second, cancel) // the server says nothing any more
+	defer silence.Stop()
 	go func() {
 		defer cancel() // the session is lost
 		for db.PingContext(ctx) == nil {
+			silence.Reset(10 * time.Second)
 			time.Sleep(time.Second)
 		}
 	}()
