@@ -10,6 +10,11 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/golang-migrate/migrate/v4"
+	"github.com/golang-migrate/migrate/v4/database/postgres"
+	"github.com/golang-migrate/migrate/v4/source/iofs"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverdatabasesql"
 	"github.com/riverqueue/river/rivermigrate"
@@ -264,7 +269,8 @@ func (c complaints) WithGroup(name string) slog.Handler {
 }
 
 // migrate runs migrations that take longer than a rotation: goose twice at once, so that one
-// waits for the other, and golang-migrate.
+// waits for the other, and golang-migrate; and both of them on held connections, in tables of
+// their own.
 func (s *site) migrate() *sync.WaitGroup {
 	cfg := func(name string, opener func(string) sqlrotate.Opener) sqlrotate.Config {
 		cfg := s.config(opener(name))
@@ -278,8 +284,12 @@ func (s *site) migrate() *sync.WaitGroup {
 		}
 		return files
 	}
-	goose := steps("%d_step.sql", "-- +goose Up\nselect pg_sleep(1.2);\ncreate table by_goose%d (id int);\n")
-	migrate := steps("%d_step.up.sql", "select pg_sleep(1.2);\ncreate table by_migrate%d (id int);\n")
+	forGoose := func(table string) fs.FS {
+		return steps("%d_step.sql", "-- +goose Up\nselect pg_sleep(1.2);\ncreate table "+table+"%d (id int);\n")
+	}
+	forMigrate := func(table string) fs.FS {
+		return steps("%d_step.up.sql", "select pg_sleep(1.2);\ncreate table "+table+"%d (id int);\n")
+	}
 	var all sync.WaitGroup
 	run := func(name string, f func() error) {
 		all.Go(func() {
@@ -292,8 +302,61 @@ func (s *site) migrate() *sync.WaitGroup {
 			}
 		})
 	}
-	run("goose", func() error { return Goose(s.Context(), cfg("goose", s.pq), longest, goose) })
-	run("another goose", func() error { return Goose(s.Context(), cfg("another goose", s.pgx), longest, goose) })
-	run("golang-migrate", func() error { return Migrate(cfg("golang-migrate", s.pq), longest, migrate) })
+	run("goose", func() error { return Goose(s.Context(), cfg("goose", s.pq), longest, forGoose("by_goose")) })
+	run("another goose", func() error { return Goose(s.Context(), cfg("another goose", s.pgx), longest, forGoose("by_goose")) })
+	run("golang-migrate", func() error { return Migrate(cfg("golang-migrate", s.pq), longest, forMigrate("by_migrate")) })
+	run("goose, held", func() error {
+		return s.hold(cfg("goose, held", s.pgx), func(db *sql.DB) error { return gooseOn(s.Context(), db, forGoose("by_held_goose")) })
+	})
+	run("golang-migrate, held", func() error {
+		return s.hold(cfg("golang-migrate, held", s.pq), func(db *sql.DB) error { return migrateOn(db, forMigrate("by_held_migrate")) })
+	})
 	return &all
+}
+
+// hold has a held connection used.
+func (s *site) hold(cfg sqlrotate.Config, use func(*sql.DB) error) error {
+	c, err := sqlrotate.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	held, err := c.Hold(s.Context())
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	return use(held.OpenDB())
+}
+
+// gooseOn runs goose as docs/outside.md has it, with a lock.
+func gooseOn(ctx context.Context, db *sql.DB, migrations fs.FS) error {
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(2))
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations, goose.WithSessionLocker(locker), goose.WithTableName("held_goose"))
+	if err != nil {
+		return err
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+// migrateOn runs golang-migrate as docs/outside.md has it.
+func migrateOn(db *sql.DB, migrations fs.FS) error {
+	source, err := iofs.New(migrations, ".")
+	if err != nil {
+		return err
+	}
+	driver, err := postgres.WithInstance(db, &postgres.Config{MigrationsTable: "held_migrate"})
+	if err != nil {
+		return err
+	}
+	m, err := migrate.NewWithInstance("iofs", source, "postgres", driver)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return m.Up()
 }
