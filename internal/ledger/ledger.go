@@ -31,9 +31,18 @@ type Options struct {
 	Placeholder string
 }
 
+// Run runs statements: one by itself, several in a transaction.
+type Run func(ctx context.Context, statements ...Statement) error
+
+// Statement is one that changes a table, or whose rows are discarded.
+type Statement struct {
+	SQL  string
+	Args []any
+}
+
 // Ledger is the application under way. All methods are safe for concurrent use.
 type Ledger struct {
-	db       *sql.DB
+	run      Run
 	name     string // what all it writes begins with
 	think    time.Duration
 	patience time.Duration
@@ -87,13 +96,18 @@ func Create(ctx context.Context, admin *sql.DB) error {
 // Start sets the workers to work on db: autocommit statements, and every third time
 // a transaction of three. Stop ends that.
 func Start(db *sql.DB, o Options) *Ledger {
+	return StartRun(func(ctx context.Context, statements ...Statement) error { return run(ctx, db, statements) }, o)
+}
+
+// StartRun is Start for another pool than database/sql's.
+func StartRun(run Run, o Options) *Ledger {
 	ctx, cancel := context.WithCancel(context.Background())
 	value := o.Placeholder
 	if value == "" {
 		value = "$1"
 	}
 	l := &Ledger{
-		db: db, name: rand.Text(), think: o.Think, patience: o.Patience, cancel: cancel, unknown: map[string]bool{},
+		run: run, name: rand.Text(), think: o.Think, patience: o.Patience, cancel: cancel, unknown: map[string]bool{},
 		insert: "insert into entry values (" + value + ")",
 		update: "update account set balance = balance + 1 where id = " + value,
 	}
@@ -121,10 +135,11 @@ func (l *Ledger) operate(ctx context.Context, n int) {
 	defer cancel()
 	id, from := l.name+rand.Text(), time.Now()
 	var err error
+	insert := Statement{l.insert, []any{id}}
 	if n%3 == 0 {
-		err = l.transfer(ctx, id, n)
+		err = l.run(ctx, Statement{l.update, []any{n%100 + 1}}, Statement{"select count(*) from account", nil}, insert)
 	} else {
-		_, err = l.db.ExecContext(ctx, l.insert, id)
+		err = l.run(ctx, insert)
 	}
 	to := time.Now()
 	l.mu.Lock()
@@ -139,20 +154,20 @@ func (l *Ledger) operate(ctx context.Context, n int) {
 	l.failures = append(l.failures, Failure{from, to, err})
 }
 
-func (l *Ledger) transfer(ctx context.Context, id string, n int) error {
-	tx, err := l.db.BeginTx(ctx, nil)
+func run(ctx context.Context, db *sql.DB, statements []Statement) error {
+	if len(statements) == 1 {
+		_, err := db.ExecContext(ctx, statements[0].SQL, statements[0].Args...)
+		return err
+	}
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if _, err := tx.ExecContext(ctx, l.update, n%100+1); err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, "select count(*) from account"); err != nil {
-		return err
-	}
-	if _, err := tx.ExecContext(ctx, l.insert, id); err != nil {
-		return err
+	for _, s := range statements {
+		if _, err := tx.ExecContext(ctx, s.SQL, s.Args...); err != nil {
+			return err
+		}
 	}
 	return tx.Commit()
 }
