@@ -58,7 +58,7 @@ func (c *Connector) askIdle(version rotation.VersionID) (answer rotation.Answer)
 			return answer
 		}
 	}
-	return rotation.Unanswered
+	return c.askPools(version)
 }
 
 // idlePools returns the pools that have an idle connection.
@@ -128,6 +128,11 @@ func (c *Connector) askSession(ctx context.Context, s *session) rotation.Answer 
 		s.await(time.After(closeTimeout)) // the pool takes it back
 		return rotation.Unanswered
 	}
+	return c.answered(s, err)
+}
+
+// answered returns what the outcome of the probe query on s means, and notes a refusal.
+func (c *Connector) answered(s *session, err error) rotation.Answer {
 	answer := meaning(err)
 	if answer == rotation.Refuses {
 		c.mu.Lock()

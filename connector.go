@@ -219,7 +219,8 @@ type Connector struct {
 	changed  chan struct{}   // closed and replaced when they should look again
 	source   sourceState
 	tally
-	ends []rotation.VersionEnd // kept for its memory
+	ends  []rotation.VersionEnd // kept for its memory
+	going []rotation.SessionID  // likewise
 
 	probeOff      bool                     // the probe query is wrong
 	pooled        bool                     // a pool, managed or not, has had a session

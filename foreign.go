@@ -28,7 +28,7 @@ const (
 type calls struct {
 	tasks *tasks
 
-	reads, refreshes, changes, healths, dials, logins, probes, pings, closes, netCloses, logs, callbacks foreign
+	reads, refreshes, changes, healths, dials, logins, probes, pings, retires, closes, netCloses, logs, callbacks foreign
 }
 
 // newCalls returns calls that run among tasks. loginTimeout is how long a login may take;
@@ -46,6 +46,7 @@ func newCalls(tasks *tasks, loginTimeout time.Duration) *calls {
 	c.logins = foreign{name: "the Opener", bound: loginTimeout, tasks: tasks}
 	c.probes = foreign{name: "the probe query", bound: loginTimeout, tasks: tasks}
 	c.pings = foreign{name: "the driver's Ping", bound: 2 * pingTimeout, tasks: tasks}
+	c.retires = foreign{name: "PoolConfig.Retire", bound: retireTimeout, tasks: tasks}
 	c.closes = foreign{name: "the driver's Close", bound: closeTimeout, tasks: tasks, always: true}
 	c.netCloses = foreign{name: "the Close of a network connection", bound: closeTimeout, tasks: tasks, always: true}
 	c.logs = foreign{name: "the Logger", bound: noticeTimeout, tasks: tasks}
@@ -63,7 +64,7 @@ func (c *calls) shut(conn io.Closer) {
 // hung returns what hangs, in words.
 func (c *calls) hung(now time.Time) (problems []error) {
 	for _, p := range []*foreign{
-		&c.reads, &c.refreshes, &c.changes, &c.healths, &c.dials, &c.logins, &c.probes, &c.pings, &c.closes, &c.netCloses, &c.logs, &c.callbacks,
+		&c.reads, &c.refreshes, &c.changes, &c.healths, &c.dials, &c.logins, &c.probes, &c.pings, &c.retires, &c.closes, &c.netCloses, &c.logs, &c.callbacks,
 	} {
 		if err := p.hangs(now, 1); err != nil {
 			problems = append(problems, err)

@@ -540,8 +540,10 @@ func (c *Connector) handOut(ctx context.Context, s *session, id rotation.PoolID)
 	s.handed = ok
 	s.used.Store(false) // the login is no use of the pool's
 	if p := c.poolLocked(id); ok && p != nil {
-		wait = p.line.HandedOut(s.id, now.Mono)
 		s.pool = p
+		if p.line != nil {
+			wait = p.line.HandedOut(s.id, now.Mono)
+		}
 	}
 	if ok && id == rotation.Outside {
 		s.held = &Held{c: c, s: s, superseded: make(chan struct{})}
@@ -637,6 +639,7 @@ func (c *Connector) sessionEnded(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.over = true
+	s.leaves.Store(true)
 	c.noteUseLocked(s, c.observed.now())
 	c.stepLocked(rotation.Ended{Session: s.id})
 	c.forgetLocked(s.id)
@@ -655,7 +658,7 @@ func (c *Connector) forgetLocked(id rotation.SessionID) {
 		return
 	}
 	delete(c.sessions, id)
-	if s.pool != nil {
+	if s.pool != nil && s.pool.line != nil {
 		s.pool.line.Ended(id)
 	}
 }

@@ -63,6 +63,9 @@ func (c *Connector) beginLocked(do rotation.Effects, now rotation.Now) {
 		close(c.changed)
 		c.changed = make(chan struct{})
 	}
+	if do.Marks {
+		c.markLocked()
+	}
 	if do.Ends {
 		c.ends = c.rules.AppendEnds(c.ends[:0])
 		for _, e := range c.ends {
@@ -102,7 +105,7 @@ func (c *Connector) look() time.Duration {
 	c.beginLocked(do, now)
 	c.adviseLocked(now)
 	lifetimes, turn := c.lifetimesLocked(now.Mono)
-	turn = min(do.Wake, turn)
+	turn = min(do.Wake, turn, c.retireLocked(now.Mono))
 	c.turn = turn
 	c.heeds.Store(do.Heed)
 	if do.Heed && c.inUseLocked() { // before that was stored

@@ -21,13 +21,15 @@ import (
 const unlimited = time.Duration(math.MaxInt64 / 4)
 
 // pool is one *sql.DB, or several over connectors that wrap this one: those can't be
-// told apart when they ask for a connection.
+// told apart when they ask for a connection. Or it is a [Pool].
 type pool struct {
 	id    rotation.PoolID
 	base  time.Duration // the lifetime of connections while none is singled out
-	line  *line.Line    // guarded by Connector.mu
+	line  *line.Line    // guarded by Connector.mu; nil: it is a Pool
 	limit int           // likewise
 	dbs   []*sql.DB     // likewise
+
+	retiring // of a Pool
 }
 
 // OpenDB returns a *sql.DB over c, with c managing its connections' lifetime: see
@@ -127,7 +129,11 @@ func (c *Connector) watchPools() {
 	pools := slices.Clone(c.pools)
 	c.mu.Unlock()
 	for _, p := range pools {
-		c.watchPool(p)
+		if p.line == nil {
+			c.noteUsed(p)
+		} else {
+			c.watchPool(p)
+		}
 	}
 }
 
@@ -149,9 +155,20 @@ func (c *Connector) watchPool(p *pool) {
 		go func() { _ = c.poolClosed(p) }() // may wait for this one to end
 		return
 	}
+	c.noteUsed(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.dbs = dbs
+	if limit != p.limit {
+		p.limit = limit
+		c.stepLocked(rotation.PoolLimit{Pool: p.id, Limit: limit})
+	}
+}
+
+// noteUsed tells the rules if the pool has been in use since it was last called.
+func (c *Connector) noteUsed(p *pool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	used := false
 	for _, s := range c.sessions {
 		if s.pool == p && s.used.Swap(false) {
@@ -160,10 +177,6 @@ func (c *Connector) watchPool(p *pool) {
 	}
 	if used {
 		c.stepLocked(rotation.PoolUsed{Pool: p.id})
-	}
-	if limit != p.limit {
-		p.limit = limit
-		c.stepLocked(rotation.PoolLimit{Pool: p.id, Limit: limit})
 	}
 }
 
@@ -200,6 +213,9 @@ func (l lifetime) set() {
 func (c *Connector) lifetimesLocked(now rotation.Instant) (all []lifetime, wake rotation.Instant) {
 	wake = rotation.Never
 	for _, p := range c.pools {
+		if p.line == nil {
+			continue
+		}
 		set, again := p.line.Step(c.rules.Going, now)
 		for _, d := range set {
 			all = append(all, lifetime{p.dbs, d})

@@ -1,0 +1,193 @@
+// Pools that aren't database/sql's: the seam to them. The rules retire their connections
+// one by one, exactly, where database/sql can only be made to let its oldest go.
+
+package sqlrotate
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"time"
+
+	"github.com/sqlrotate/sqlrotate/internal/rotation"
+)
+
+// PoolConfig is what [Connector.NewPool] needs to know of a pool. Its functions are called
+// in goroutines of the connector's own.
+type PoolConfig struct {
+	// MaxConns is the most connections that the pool may have. Zero means that it has
+	// no limit.
+	MaxConns int
+
+	// Retire closes the connections that are idle in the pool and whose [Session.Keep] is
+	// false. It is called when there is one whose Keep has become false, and again after
+	// growing pauses, up to a quarter of a second, for as long as there is. Those that are
+	// in use it leaves alone: the pool asks Keep when they come back, if it can, and
+	// before it lends one. Required.
+	Retire func()
+
+	// Ask runs query on any connection that is idle in the pool, and returns its session
+	// and the error of the query. It opens no connection: if none is idle it returns nil.
+	// By this the connector learns whether the role in use still lives, at no cost of a
+	// login. Nil means that the pool can't.
+	Ask func(ctx context.Context, query string) (*Session, error)
+}
+
+// Pool is a connection pool, other than a *sql.DB, whose connections are c's: they log in
+// with the latest credential, and are retired one by one in a rotation. Make it with
+// [Connector.NewPool]. All methods are safe for concurrent use.
+//
+// It is the seam for those who serve another driver's own pool. Users of pgxpool have
+// pgxopener.NewPool, which is made with it.
+type Pool struct {
+	c *Connector
+	p *pool
+}
+
+// NewPool adds a pool to those whose connections c retires. [Pool.Close] takes it off. When
+// all pools of c are closed, those of [OpenDB] included, so is c.
+func (c *Connector) NewPool(cfg PoolConfig) (*Pool, error) {
+	if cfg.Retire == nil {
+		return nil, errors.New("sqlrotate: PoolConfig.Retire is nil")
+	}
+	if err := c.start(); err != nil {
+		return nil, err
+	}
+	p := &pool{id: c.newPoolID(), limit: cfg.MaxConns, retiring: retiring{cfg: cfg}}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pools = append(c.pools, p)
+	c.stepLocked(rotation.PoolAdded{Pool: p.id, Limit: p.limit})
+	return &Pool{c, p}, nil
+}
+
+// Connect returns a session for the pool: one that was prepared in advance during a
+// rotation, or a new one. It waits and fails as [Connector.Connect] does. The pool calls it
+// whenever it would log in.
+func (p *Pool) Connect(ctx context.Context) (*Session, error) {
+	s, err := p.c.session(ctx, p.p.id)
+	if err != nil {
+		return nil, err
+	}
+	return &Session{s}, nil
+}
+
+// Close says that the pool is closed. It leaves its connections open. Only the first call
+// does anything; that for the last pool of a connector closes that as well.
+func (p *Pool) Close() error { return p.c.poolClosed(p.p) }
+
+// Session is a connection of a [Pool]. All methods are safe for concurrent use.
+type Session struct{ s *session }
+
+// Conn returns what the Opener has returned. The pool may take the network connection out
+// of it and go on with that by itself: the connector sees a session's end at what the
+// Opener has dialled.
+func (s *Session) Conn() driver.Conn { return s.s.conn }
+
+// Username returns who has logged in.
+func (s *Session) Username() string { return s.s.version.cred.Username }
+
+// Keep reports whether the pool may keep the connection and lend it. If it is false the pool
+// is to close the connection, unless it is in use: it is to be retired, or is closed already. It
+// costs next to nothing. False may become true again: a credential that had been replaced may
+// come back.
+func (s *Session) Keep() bool { return !s.s.leaves.Load() && s.s.expired.Load() == nil }
+
+const (
+	// Connections that are in use are waited for with pauses between these two: most come
+	// back within milliseconds.
+	retireMin = 2 * time.Millisecond
+	retireMax = 250 * time.Millisecond
+
+	// retireTimeout bounds PoolConfig.Retire, which has idle connections closed.
+	retireTimeout = 10 * time.Second
+)
+
+// retiring is how a Pool is made to close the connections that may go. Guarded by
+// Connector.mu, but for cfg.
+type retiring struct {
+	cfg   PoolConfig
+	busy  bool             // Retire is being called
+	pause time.Duration    // before the next call
+	next  rotation.Instant // when that is due
+}
+
+// markLocked has the sessions of Pools know whether they are to go, and those be called
+// that have one.
+func (c *Connector) markLocked() {
+	for _, p := range c.pools {
+		p.pause, p.next = 0, 0
+	}
+	for id, s := range c.sessions {
+		if s.pool != nil && s.pool.line == nil {
+			s.leaves.Store(s.over || c.rules.Going(id))
+		}
+	}
+}
+
+// retireLocked has each Pool close what is idle and may go, and returns when to look again.
+func (c *Connector) retireLocked(now rotation.Instant) (wake rotation.Instant) {
+	wake = rotation.Never
+	for _, p := range c.pools {
+		if p.line != nil || p.busy {
+			continue // the end of the call brings us back
+		}
+		c.going = c.rules.AppendGoing(c.going[:0], p.id)
+		switch {
+		case len(c.going) == 0:
+		case now < p.next:
+			wake = min(wake, p.next)
+		default:
+			p.busy = true
+			c.tasks.start(func() { c.retire(p) })
+		}
+	}
+	return wake
+}
+
+// retire calls a Pool's Retire.
+func (c *Connector) retire(p *pool) {
+	_ = callFor(retireTimeout, &c.calls.retires, func() error { p.cfg.Retire(); return nil })
+	c.mu.Lock()
+	p.busy = false
+	p.pause = min(max(2*p.pause, retireMin), retireMax)
+	p.next = c.now().Mono.Add(p.pause)
+	c.mu.Unlock()
+	poke(c.wake)
+}
+
+// askPools puts the probe query to an idle connection of each Pool until one answers that
+// has logged in with the version in question.
+func (c *Connector) askPools(version rotation.VersionID) rotation.Answer {
+	query := c.cfg.probeQuery()
+	if query == "" {
+		return rotation.Unanswered
+	}
+	c.mu.Lock()
+	var asks []func(context.Context, string) (*Session, error)
+	for _, p := range c.pools {
+		if p.line == nil && p.cfg.Ask != nil {
+			asks = append(asks, p.cfg.Ask)
+		}
+	}
+	c.mu.Unlock()
+	for _, ask := range asks {
+		ctx, cancel := context.WithTimeout(c.ctx, questionTimeout)
+		asked, err := call(ctx, &c.calls.probes, func(ctx context.Context) (*Session, error) {
+			asked, err := ask(ctx, query)
+			if err != nil {
+				err = newLoginError(c.cfg.Opener, err)
+			}
+			return asked, err
+		}, nil)
+		cancel()
+		if asked == nil || asked.s.version.id != version {
+			continue
+		}
+		asked.s.used.Store(false) // the question is no use, and says more than what was before it
+		if answer := c.answered(asked.s, err); answer != rotation.Unanswered {
+			return answer
+		}
+	}
+	return rotation.Unanswered
+}
