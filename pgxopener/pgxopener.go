@@ -40,25 +40,38 @@ import (
 // does not say, as they do for pgx. What they say of a login is ignored: PGUSER, PGPASSWORD,
 // PGPASSFILE and ~/.pgpass, and the user and the password of a service.
 func Parse(dsn string) (*pgx.ConnConfig, error) {
-	settings, err := withoutLogin(dsn)
+	var cfg *pgx.ConnConfig
+	err := parse(dsn, func(settings string) (_ *pgx.ConnConfig, err error) {
+		cfg, err = pgx.ParseConfig(settings)
+		return cfg, err
+	})
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := pgx.ParseConfig(settings)
+	return cfg, nil
+}
+
+// parse has a DSN parsed without a login.
+func parse(dsn string, parse func(settings string) (*pgx.ConnConfig, error)) error {
+	settings, err := withoutLogin(dsn)
+	if err != nil {
+		return err
+	}
+	cfg, err := parse(settings)
 	if err != nil {
 		if _, environment := pgx.ParseConfig(noLogin); environment != nil {
-			return nil, fmt.Errorf("pgxopener: the environment has what pgx can't use: %s", reason(environment))
+			return fmt.Errorf("pgxopener: the environment has what pgx can't use: %s", reason(environment))
 		}
 		if strings.Contains(strings.ToLower(dsn), "pass") || strings.Contains(dsn, "@") {
-			return nil, errors.New("pgxopener: the DSN can't be parsed: the reason is withheld because it may hold a password: remove it, the credential comes from the Source")
+			return errors.New("pgxopener: the DSN can't be parsed: the reason is withheld because it may hold a password: remove it, the credential comes from the Source")
 		}
-		return nil, fmt.Errorf("pgxopener: the DSN can't be parsed: %s", reason(err))
+		return fmt.Errorf("pgxopener: the DSN can't be parsed: %s", reason(err))
 	}
 	if cfg.Password != "" {
-		return nil, errPassword
+		return errPassword
 	}
 	cfg.User = ""
-	return cfg, nil
+	return nil
 }
 
 var errPassword = errors.New("pgxopener: the DSN or what it names has a password: remove it, the credential comes from the Source")
