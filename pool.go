@@ -7,6 +7,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/rotation"
@@ -20,10 +21,8 @@ type PoolConfig struct {
 	MaxConns int
 
 	// Retire closes the connections that are idle in the pool and whose [Session.Keep] is
-	// false. It is called when there is one whose Keep has become false, and again after
-	// growing pauses, up to a quarter of a second, for as long as there is. Those that are
-	// in use it leaves alone: the pool asks Keep when they come back, if it can, and
-	// before it lends one. Required.
+	// false. It is called when there is one that is not lent, and again after growing
+	// pauses, up to a quarter of a second, for as long as there is. Required.
 	Retire func()
 
 	// Ask runs query on any connection that is idle in the pool, and returns its session
@@ -69,7 +68,9 @@ func (p *Pool) Connect(ctx context.Context) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Session{s}, nil
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	return &Session{s, s.version.cred.Username}, nil
 }
 
 // Close says that the pool is closed. It leaves its connections open. Only the first call
@@ -77,7 +78,10 @@ func (p *Pool) Connect(ctx context.Context) (*Session, error) {
 func (p *Pool) Close() error { return p.c.poolClosed(p.p) }
 
 // Session is a connection of a [Pool]. All methods are safe for concurrent use.
-type Session struct{ s *session }
+type Session struct {
+	s    *session
+	user string
+}
 
 // Conn returns what the Opener has returned. The pool may take the network connection out
 // of it and go on with that by itself: the connector sees a session's end at what the
@@ -85,17 +89,29 @@ type Session struct{ s *session }
 func (s *Session) Conn() driver.Conn { return s.s.conn }
 
 // Username returns who has logged in.
-func (s *Session) Username() string { return s.s.version.cred.Username }
+func (s *Session) Username() string { return s.user }
 
-// Keep reports whether the pool may keep the connection and lend it. If it is false the pool
-// is to close the connection, unless it is in use: it is to be retired, or is closed already. It
-// costs next to nothing. False may become true again: a credential that had been replaced may
-// come back.
+// Lend notes that the pool lends the connection. If it is false, the pool is to close it and
+// to lend another one.
+func (s *Session) Lend() bool {
+	s.s.inUse.Store(true)
+	return s.Keep()
+}
+
+// Return notes that a connection which was lent comes back. If it is false, the pool is to
+// close it.
+func (s *Session) Return() bool {
+	s.s.inUse.Store(false)
+	return s.Keep()
+}
+
+// Keep reports whether the pool may keep the connection: false says that it is to be retired,
+// or is closed already. It costs next to nothing, as Lend and Return do. False may become
+// true again: a credential that had been replaced may come back.
 func (s *Session) Keep() bool { return !s.s.leaves.Load() && s.s.expired.Load() == nil }
 
 const (
-	// Connections that are in use are waited for with pauses between these two: most come
-	// back within milliseconds.
+	// A connection that is not lent, and not idle yet either, is so within microseconds.
 	retireMin = 2 * time.Millisecond
 	retireMax = 250 * time.Millisecond
 
@@ -129,12 +145,9 @@ func (c *Connector) markLocked() {
 func (c *Connector) retireLocked(now rotation.Instant) (wake rotation.Instant) {
 	wake = rotation.Never
 	for _, p := range c.pools {
-		if p.line != nil || p.busy {
-			continue // the end of the call brings us back
-		}
-		c.going = c.rules.AppendGoing(c.going[:0], p.id)
 		switch {
-		case len(c.going) == 0:
+		case p.line != nil || p.busy: // the end of the call brings us back
+		case !c.retirableLocked(p):
 		case now < p.next:
 			wake = min(wake, p.next)
 		default:
@@ -143,6 +156,15 @@ func (c *Connector) retireLocked(now rotation.Instant) (wake rotation.Instant) {
 		}
 	}
 	return wake
+}
+
+// retirableLocked reports whether a Pool has a connection that may go and isn't lent.
+func (c *Connector) retirableLocked(p *pool) bool {
+	c.going = c.rules.AppendGoing(c.going[:0], p.id)
+	return slices.ContainsFunc(c.going, func(id rotation.SessionID) bool {
+		s := c.sessions[id]
+		return s != nil && !s.inUse.Load()
+	})
 }
 
 // retire calls a Pool's Retire.

@@ -35,7 +35,8 @@ type session struct {
 	handed bool  // a pool, or whoever called Connect or Hold, has it or had it
 	over   bool
 
-	leaves     atomic.Bool                   // its pool is to close it: see Session.Keep
+	leaves     atomic.Bool                   // its Pool is to close it: see Session.Keep
+	inUse      atomic.Bool                   // its Pool has lent it
 	used       atomic.Bool                   // something was sent or read since this was last asked
 	expired    atomic.Pointer[OutlivedError] // set when it is cut off
 	connClosed atomic.Bool

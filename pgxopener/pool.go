@@ -41,6 +41,8 @@ type Pool struct {
 	native    atomic.Pointer[pgxpool.Pool] // Pool, for those who may be called before it is set
 	closing   context.Context              //nolint:containedctx // done when Close is called
 	close     context.CancelFunc
+	tracer    pgx.QueryTracer // the application's
+	destroys  bool            // AfterRelease sees to connections that may go
 }
 
 // NewPool makes a pool as poolCfg says, which [ParsePool] has made, with a connector of its
@@ -124,12 +126,19 @@ func loginConfig(poolCfg *pgxpool.Config) *pgx.ConnConfig {
 	return cfg
 }
 
-// beforeConnect has a pool's hook of that name called at its logins.
+// beforeConnect has a pool's hook of that name called at its logins, with a copy of the
+// configuration that it may change all of.
 func beforeConnect(poolCfg *pgxpool.Config) []stdlib.OptionOpenDB {
-	if poolCfg.BeforeConnect == nil {
+	hook := poolCfg.BeforeConnect
+	if hook == nil {
 		return nil
 	}
-	return []stdlib.OptionOpenDB{stdlib.OptionBeforeConnect(poolCfg.BeforeConnect)}
+	return []stdlib.OptionOpenDB{stdlib.OptionBeforeConnect(func(ctx context.Context, cfg *pgx.ConnConfig) error {
+		its := cfg.Copy()
+		err := hook(ctx, its)
+		*cfg = *its
+		return err
+	})}
 }
 
 // hook puts the pool's own hooks before the application's.
@@ -142,24 +151,39 @@ func (p *Pool) hook(cfg *pgxpool.Config) {
 		prepare = func(ctx context.Context, conn *pgx.Conn) (bool, error) { return before(ctx, conn), nil }
 	}
 	cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
-		switch {
-		case ctx.Value(sweeping{}) != nil:
-			return true, nil
-		case !resumedOf(conn).session.Keep():
-			return false, nil
-		case prepare == nil:
+		if ctx.Value(sweeping{}) != nil {
 			return true, nil
 		}
-		return prepare(ctx, conn)
+		return lend(ctx, conn, prepare)
 	}
-	// With this hook pgxpool returns connections in goroutines of their own: it isn't set
-	// for the sake of those that may go now, which are found soon enough.
-	if released := cfg.AfterRelease; released != nil {
+	// With AfterRelease pgxpool returns each connection in a goroutine of its own, and one
+	// that is wanted right then is not there: it is left out where it isn't needed.
+	if released := cfg.AfterRelease; released != nil || cfg.BeforeClose != nil {
+		p.destroys = true
 		cfg.AfterRelease = func(conn *pgx.Conn) bool {
 			r := resumedOf(conn)
-			return (r.swept.Swap(false) || released(conn)) && r.session.Keep()
+			return (r.swept.Load() || released == nil || released(conn)) && r.session.Keep()
 		}
 	}
+	p.tracer = cfg.ConnConfig.Tracer
+	cfg.ConnConfig.Tracer = p.trace(p.tracer)
+}
+
+// lend has the application's hook prepare a connection, if that may be lent.
+func lend(ctx context.Context, conn *pgx.Conn, prepare func(context.Context, *pgx.Conn) (bool, error)) (bool, error) {
+	r := resumedOf(conn)
+	r.swept.Store(false)
+	switch {
+	case !r.session.Lend():
+		return false, nil
+	case prepare == nil:
+		return true, nil
+	}
+	ok, err := prepare(ctx, conn)
+	if err != nil {
+		r.session.Return() // nobody gets it
+	}
+	return ok, err
 }
 
 // logIn is the pool's BeforeConnect. It gets a session from the connector, with all that
@@ -173,6 +197,7 @@ func (p *Pool) logIn(ctx context.Context, cfg *pgx.ConnConfig) error {
 	if err != nil {
 		return err
 	}
+	cfg.Tracer = p.tracer
 	return resume(ctx, s, cfg)
 }
 
@@ -201,16 +226,9 @@ func (p *Pool) sweep(interested func(*resumed) bool) (taken []*pgxpool.Conn) {
 	return taken
 }
 
-// closeTimeout bounds the close of a connection.
-const closeTimeout = 5 * time.Second
-
-// retire closes idle connections that may go. They are closed before they are released:
-// then pgxpool sees to MinConns soon.
+// retire closes idle connections that may go: by their release.
 func (p *Pool) retire() {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
 	for _, conn := range p.sweep(func(r *resumed) bool { return !r.session.Keep() }) {
-		_ = conn.Conn().Close(ctx)
 		conn.Release()
 	}
 }
@@ -220,7 +238,7 @@ func (p *Pool) ask(ctx context.Context, query string) (*sqlrotate.Session, error
 	one := false
 	for _, conn := range p.sweep(func(*resumed) bool { first := !one; one = true; return first }) {
 		defer conn.Release()
-		_, err := conn.Conn().PgConn().Exec(ctx, query).ReadAll()
+		_, err := conn.Conn().PgConn().ExecParams(ctx, query, nil, nil, nil, nil).Close()
 		return resumedOf(conn.Conn()).session, err
 	}
 	return nil, nil //nolint:nilnil // none is idle

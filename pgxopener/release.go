@@ -1,0 +1,61 @@
+// How a Pool learns that a connection comes back.
+
+package pgxopener
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// trace returns the tracer of the pool itself, which sees connections come back, in
+// pgxpool's own time: its AfterRelease would cost a goroutine. Connections have the
+// application's tracer.
+func (p *Pool) trace(tracer pgx.QueryTracer) pgx.QueryTracer {
+	t := releases{p: p}
+	t.application, _ = tracer.(pgxpool.ReleaseTracer)
+	if a, ok := tracer.(pgxpool.AcquireTracer); ok {
+		return acquires{t, a}
+	}
+	return t
+}
+
+// releases is a [pgxpool.ReleaseTracer].
+type releases struct {
+	p           *Pool
+	application pgxpool.ReleaseTracer // nil: it has none
+}
+
+// acquires is a [pgxpool.AcquireTracer] as well.
+type acquires struct {
+	releases
+	pgxpool.AcquireTracer
+}
+
+// closeTimeout bounds the close of a connection.
+const closeTimeout = 5 * time.Second
+
+// TraceRelease closes a connection that may go. Then pgxpool destroys it, and sees to
+// MinConns.
+func (t releases) TraceRelease(pool *pgxpool.Pool, data pgxpool.TraceReleaseData) {
+	r := resumedOf(data.Conn)
+	if t.application != nil && !r.swept.Load() {
+		t.application.TraceRelease(pool, data)
+	}
+	if r.session.Return() || t.p.destroys {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = data.Conn.Close(ctx)
+}
+
+// TraceQueryStart does nothing: connections have a tracer of their own.
+func (releases) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+// TraceQueryEnd does nothing.
+func (releases) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
