@@ -42,7 +42,6 @@ type Pool struct {
 	closing   context.Context              //nolint:containedctx // done when Close is called
 	close     context.CancelFunc
 	tracer    pgx.QueryTracer // the application's
-	destroys  bool            // AfterRelease sees to connections that may go
 }
 
 // NewPool makes a pool as poolCfg says, which [ParsePool] has made, with a connector of its
@@ -158,15 +157,15 @@ func (p *Pool) hook(cfg *pgxpool.Config) {
 	}
 	// With AfterRelease pgxpool returns each connection in a goroutine of its own, and one
 	// that is wanted right then is not there: it is left out where it isn't needed.
-	if released := cfg.AfterRelease; released != nil || cfg.BeforeClose != nil {
-		p.destroys = true
+	released, destroys := cfg.AfterRelease, cfg.AfterRelease != nil || cfg.BeforeClose != nil
+	if destroys {
 		cfg.AfterRelease = func(conn *pgx.Conn) bool {
 			r := resumedOf(conn)
 			return (r.swept.Load() || released == nil || released(conn)) && r.session.Keep()
 		}
 	}
 	p.tracer = cfg.ConnConfig.Tracer
-	cfg.ConnConfig.Tracer = p.trace(p.tracer)
+	cfg.ConnConfig.Tracer = releaseTracer(p.tracer, destroys)
 }
 
 // lend has the application's hook prepare a connection, if that may be lent.

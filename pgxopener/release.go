@@ -10,11 +10,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// trace returns the tracer of the pool itself, which sees connections come back, in
+// releaseTracer returns the tracer of the pool itself, which sees connections come back, in
 // pgxpool's own time: its AfterRelease would cost a goroutine. Connections have the
 // application's tracer.
-func (p *Pool) trace(tracer pgx.QueryTracer) pgx.QueryTracer {
-	t := releases{p: p}
+func releaseTracer(tracer pgx.QueryTracer, destroys bool) pgx.QueryTracer {
+	t := releases{destroys: destroys}
 	t.application, _ = tracer.(pgxpool.ReleaseTracer)
 	if a, ok := tracer.(pgxpool.AcquireTracer); ok {
 		return acquires{t, a}
@@ -24,8 +24,8 @@ func (p *Pool) trace(tracer pgx.QueryTracer) pgx.QueryTracer {
 
 // releases is a [pgxpool.ReleaseTracer].
 type releases struct {
-	p           *Pool
 	application pgxpool.ReleaseTracer // nil: it has none
+	destroys    bool                  // AfterRelease sees to connections that may go
 }
 
 // acquires is a [pgxpool.AcquireTracer] as well.
@@ -44,7 +44,7 @@ func (t releases) TraceRelease(pool *pgxpool.Pool, data pgxpool.TraceReleaseData
 	if t.application != nil && !r.swept.Load() {
 		t.application.TraceRelease(pool, data)
 	}
-	if r.session.Return() || t.p.destroys {
+	if r.session.Return() || t.destroys {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
