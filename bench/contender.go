@@ -18,14 +18,28 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/lib/pq"
 	"github.com/sqlrotate/sqlrotate"
+	"github.com/sqlrotate/sqlrotate/pgxopener"
 )
 
 const (
 	nameSQLRotate = "sqlrotate"
+	namePgx       = "sqlrotate, pgx"
+	namePgxpool   = "sqlrotate, pgxpool"
 	nameFlip      = "lifetime flip"
 	nameReset     = "pgxpool.Reset"
 	nameNone      = "no rotation"
+	nameNonePgx   = "no rotation, pgx"
+	nameNonePool  = "no rotation, pgxpool"
 )
+
+// against says whom each of ours is held against.
+func against() map[string][]string {
+	return map[string][]string{
+		nameSQLRotate: {nameReset, nameFlip, nameNone},
+		namePgx:       {nameReset, nameNonePgx},
+		namePgxpool:   {nameReset, nameNonePool},
+	}
+}
 
 // login is a role and its password.
 type login struct{ user, password string }
@@ -52,9 +66,13 @@ type contender struct {
 func contenders() []contender {
 	return []contender{
 		{name: nameSQLRotate, open: openSQLRotate},
+		{name: namePgx, open: openPgx},
+		{name: namePgxpool, open: openPgxpool},
 		{name: nameFlip, open: openFlip},
 		{name: nameReset, open: openReset},
 		{name: nameNone, open: openFlip, calm: true},
+		{name: nameNonePgx, open: openPgx, calm: true},
+		{name: nameNonePool, open: openReset, calm: true},
 	}
 }
 
@@ -134,30 +152,92 @@ func openSQLRotate(e *env, l load, first login) (pool, error) {
 }
 
 func newRotator(e *env, l load, path string, o sqlrotate.FileOptions) (*rotator, error) {
-	source, err := sqlrotate.NewFileSource(path, o)
-	if err != nil {
-		return nil, err
-	}
 	opener, err := sqlrotate.LibPQ(e.server.DSN())
 	if err != nil {
 		return nil, err
 	}
+	return newRotatorWith(opener, l, path, o)
+}
+
+func newRotatorWith(opener sqlrotate.Opener, l load, path string, o sqlrotate.FileOptions) (*rotator, error) {
+	source, err := sqlrotate.NewFileSource(path, o)
+	if err != nil {
+		return nil, err
+	}
 	p := &rotator{path: path, source: source}
-	c, err := sqlrotate.New(sqlrotate.Config{
-		Source: source,
-		Opener: opener,
-		Window: sqlrotate.Window{Overlap: 10 * time.Minute},
-		// The default is as long as two minutes, in which hardly anything is to be seen.
-		DrainTime: 10 * time.Second,
-		Dial:      p.DialContext,
-		Logger:    slog.New(slog.DiscardHandler),
-	})
+	cfg := rotating(source, p.DialContext)
+	cfg.Opener = opener
+	c, err := sqlrotate.New(cfg)
 	if err != nil {
 		return nil, err
 	}
 	p.db = sqlrotate.OpenDB(c)
 	p.limit(l.conns)
 	return p, nil
+}
+
+// rotating is the configuration of ours.
+func rotating(source sqlrotate.Source, dial sqlrotate.DialFunc) sqlrotate.Config {
+	return sqlrotate.Config{
+		Source: source,
+		Window: sqlrotate.Window{Overlap: 10 * time.Minute},
+		// The default is as long as two minutes, in which hardly anything is to be seen.
+		DrainTime: 10 * time.Second,
+		Dial:      dial,
+		Logger:    slog.New(slog.DiscardHandler),
+	}
+}
+
+// openPgx is openSQLRotate with pgx behind database/sql.
+func openPgx(e *env, l load, first login) (pool, error) {
+	cfg, err := pgxopener.Parse(e.server.DSN())
+	if err != nil {
+		return nil, err
+	}
+	opener, err := pgxopener.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	path := e.file(first)
+	if err := publish(path, first); err != nil {
+		return nil, err
+	}
+	return newRotatorWith(opener, l, path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)})
+}
+
+// rotatingPool is pgxpool as ours has it.
+type rotatingPool struct {
+	native
+	own    *pgxopener.Pool
+	path   string
+	source *sqlrotate.FileSource
+}
+
+func openPgxpool(e *env, l load, first login) (pool, error) {
+	p := &rotatingPool{path: e.file(first)}
+	if err := publish(p.path, first); err != nil {
+		return nil, err
+	}
+	cfg, err := pgxopener.ParsePool(e.server.DSN())
+	if err != nil {
+		return nil, err
+	}
+	cfg.MaxConns = int32(l.conns) //nolint:gosec // some hundreds
+	if p.source, err = sqlrotate.NewFileSource(p.path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)}); err != nil {
+		return nil, err
+	}
+	if p.own, err = pgxopener.NewPool(context.Background(), cfg, rotating(p.source, p.DialContext)); err != nil {
+		return nil, err
+	}
+	p.pool = p.own.Pool
+	return p, nil
+}
+
+func (p *rotatingPool) rotate(l login) error { return publish(p.path, l) }
+
+func (p *rotatingPool) close() {
+	p.own.Close()
+	_ = p.source.Close()
 }
 
 func (p *rotator) rotate(l login) error { return publish(p.path, l) }
@@ -229,10 +309,15 @@ func (p *flip) rotate(l login) error {
 	return nil
 }
 
-// reset is pgxpool with BeforeConnect and Reset, and its own defaults otherwise.
-type reset struct {
+// native is what those over pgxpool have in common.
+type native struct {
 	pool *pgxpool.Pool
 	dialer
+}
+
+// reset is pgxpool with BeforeConnect and Reset, and its own defaults otherwise.
+type reset struct {
+	native
 
 	mu     sync.Mutex // guards latest
 	latest login
@@ -256,12 +341,12 @@ func openReset(e *env, l load, first login) (pool, error) {
 	return p, err
 }
 
-func (p *reset) query(ctx context.Context) error {
+func (p *native) query(ctx context.Context) error {
 	var balance int
 	return p.pool.QueryRow(ctx, statement, account()).Scan(&balance)
 }
 
-func (p *reset) transact(ctx context.Context, open time.Duration) error {
+func (p *native) transact(ctx context.Context, open time.Duration) error {
 	tx, err := p.pool.Begin(ctx)
 	if err != nil {
 		return err

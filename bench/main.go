@@ -1,7 +1,7 @@
 // Command bench measures what a rotation of the database login does to an
-// application, on a PostgreSQL of its own: for sqlrotate, for a plain
-// SetConnMaxLifetime flip over lib/pq, and for pgxpool with BeforeConnect and
-// Reset, in turn, under the same loads. With -scale it measures what the drain of
+// application, on a PostgreSQL of its own: for sqlrotate with lib/pq, with pgx behind
+// database/sql and with pgxpool, for a plain SetConnMaxLifetime flip over lib/pq, and
+// for pgxpool with BeforeConnect and Reset, in turn, under the same loads. With -scale it measures what the drain of
 // many connections costs the process instead.
 //
 // It prints Markdown. There is nothing to pass or fail: figures are for reading.
@@ -113,11 +113,13 @@ func report(l load, all map[string][]outcome) {
 			fmt.Printf("- %s, rotation to before: %s\n", c.name, spread(all[c.name], ratioToBefore))
 		}
 	}
-	for _, other := range []string{nameReset, nameFlip, nameNone} {
-		if ours, theirs := p999s(all[nameSQLRotate]), p999s(all[other]); len(ours) > 0 && len(theirs) > 0 {
-			ratio, low, high := ratioOfMedians(ours, theirs)
-			fmt.Printf("- %s to %s, during a rotation: %s; of the medians: %s, with 90 %% certainty %s to %s\n",
-				nameSQLRotate, other, ratioBetween(all[nameSQLRotate], all[other]), short(ratio), short(low), short(high))
+	for _, c := range contenders() {
+		for _, other := range against()[c.name] {
+			if ours, theirs := p999s(all[c.name]), p999s(all[other]); len(ours) > 0 && len(theirs) > 0 {
+				ratio, low, high := ratioOfMedians(ours, theirs)
+				fmt.Printf("- %s to %s, during a rotation: %s; of the medians: %s, with 90 %% certainty %s to %s\n",
+					c.name, other, ratioBetween(all[c.name], all[other]), short(ratio), short(low), short(high))
+			}
 		}
 	}
 	for _, c := range contenders() {
