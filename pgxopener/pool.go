@@ -145,8 +145,9 @@ func (p *Pool) hook(cfg *pgxpool.Config) {
 	cfg.ConnConfig.User = ""
 	cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter = 0, 0
 	cfg.BeforeConnect = p.logIn
-	prepare, before := cfg.PrepareConn, cfg.BeforeAcquire
-	if prepare == nil && before != nil {
+	prepare := cfg.PrepareConn
+	//lint:ignore SA1019 applications may still have it
+	if before := cfg.BeforeAcquire; prepare == nil && before != nil { //nolint:staticcheck // likewise
 		prepare = func(ctx context.Context, conn *pgx.Conn) (bool, error) { return before(ctx, conn), nil }
 	}
 	cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
@@ -191,7 +192,7 @@ func lend(ctx context.Context, conn *pgx.Conn, prepare func(context.Context, *pg
 func (p *Pool) logIn(ctx context.Context, cfg *pgx.ConnConfig) error {
 	waits, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(p.closing, cancel)()
+	defer context.AfterFunc(p.closing, cancel)() //nolint:contextcheck // either may end it
 	s, err := p.rotating.Connect(waits)
 	if err != nil {
 		return err
@@ -206,12 +207,12 @@ type sweeping struct{}
 
 // sweep takes all idle connections, and gives back those at once that one isn't interested
 // in.
-func (p *Pool) sweep(interested func(*resumed) bool) (taken []*pgxpool.Conn) {
+func (p *Pool) sweep(ctx context.Context, interested func(*resumed) bool) (taken []*pgxpool.Conn) {
 	pool := p.native.Load()
 	if pool == nil {
 		return nil
 	}
-	all := pool.AcquireAllIdle(context.WithValue(context.Background(), sweeping{}, true))
+	all := pool.AcquireAllIdle(context.WithValue(ctx, sweeping{}, true))
 	taken = all[:0]
 	for _, conn := range all {
 		r := resumedOf(conn.Conn())
@@ -227,7 +228,7 @@ func (p *Pool) sweep(interested func(*resumed) bool) (taken []*pgxpool.Conn) {
 
 // retire closes idle connections that may go: by their release.
 func (p *Pool) retire() {
-	for _, conn := range p.sweep(func(r *resumed) bool { return !r.session.Keep() }) {
+	for _, conn := range p.sweep(context.Background(), func(r *resumed) bool { return !r.session.Keep() }) {
 		conn.Release()
 	}
 }
@@ -235,7 +236,7 @@ func (p *Pool) retire() {
 // ask runs a query on an idle connection, past the tracer.
 func (p *Pool) ask(ctx context.Context, query string) (*sqlrotate.Session, error) {
 	one := false
-	for _, conn := range p.sweep(func(*resumed) bool { first := !one; one = true; return first }) {
+	for _, conn := range p.sweep(ctx, func(*resumed) bool { first := !one; one = true; return first }) {
 		defer conn.Release()
 		_, err := conn.Conn().PgConn().ExecParams(ctx, query, nil, nil, nil, nil).Close()
 		return resumedOf(conn.Conn()).session, err

@@ -446,7 +446,8 @@ func poolHooks(t *testing.T, server *openertest.Server) {
 			seen.add("after connect as " + conn.Config().User)
 			return nil
 		}
-		poolCfg.BeforeAcquire = func(context.Context, *pgx.Conn) bool { seen.add("before acquire"); return true }
+		//lint:ignore SA1019 applications may still have it
+		poolCfg.BeforeAcquire = func(context.Context, *pgx.Conn) bool { seen.add("before acquire"); return true } //nolint:staticcheck // likewise
 		poolCfg.AfterRelease = func(*pgx.Conn) bool { seen.add("after release"); return keep }
 		poolCfg.BeforeClose = func(*pgx.Conn) { seen.add("before close") }
 	})
