@@ -53,6 +53,7 @@ func TestPool(t *testing.T) {
 	t.Run("rotations without", func(t *testing.T) { poolRotates(t, server, "plain", "sslmode=disable") })
 	t.Run("in place", func(t *testing.T) { poolInPlace(t, server) })
 	t.Run("refused", func(t *testing.T) { poolIsRefused(t, server) })
+	t.Run("closed while it waits", func(t *testing.T) { poolClosesWhileItWaits(t, server) })
 	t.Run("cut off", func(t *testing.T) { poolCutsOff(t, server, "cut off", "") })
 	t.Run("cut off without TLS", func(t *testing.T) { poolCutsOff(t, server, "cut off plain", "sslmode=disable") })
 	t.Run("idle", func(t *testing.T) { idlePoolIsDrained(t, server) })
@@ -276,10 +277,27 @@ func poolIsRefused(t *testing.T, server *openertest.Server) {
 	if n := r.pool.Connector().Stats().ConnectFailures[sqlrotate.FailedRefused]; n < 4 {
 		t.Errorf("%d failures are counted", n)
 	}
-	began := time.Now()
+}
+
+// Closing the pool gives up logins that wait for a credential.
+func poolClosesWhileItWaits(t *testing.T, server *openertest.Server) {
+	t.Parallel()
+	r := newRotating(t, server, "waits", "pool_min_conns=2", func(_ *pgxpool.Config, cfg *sqlrotate.Config) {
+		cfg.RetryTimeout = 10 * time.Minute
+		cfg.Source = sqlrotate.StaticSource(sqlrotate.Credential{Username: "waits", Password: sqlrotate.NewSecret("wrong")})
+	})
+	failed := make(chan error)
+	go func() {
+		_, err := r.pool.Acquire(context.Background())
+		failed <- err
+	}()
+	r.eventually("two logins wait", func() bool { return r.pool.Connector().Stats().Waiting >= 2 })
 	r.pool.Close()
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("closing took %v", took)
+	if err := <-failed; err == nil {
+		t.Error("a connection of a closed pool")
+	}
+	if err := r.pool.Ping(t.Context()); err == nil {
+		t.Error("a closed pool answers")
 	}
 }
 
@@ -372,6 +390,11 @@ func idlePoolIsDrained(t *testing.T, server *openertest.Server) {
 	r := newRotating(t, server, "idle", "pool_min_conns=3", func(poolCfg *pgxpool.Config, cfg *sqlrotate.Config) {
 		poolCfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { hooked.Add(1); return true, nil }
 		poolCfg.AfterRelease = func(*pgx.Conn) bool { hooked.Add(1); return true }
+		poolCfg.ConnConfig.Tracer = poolTracer{tracer{func(what string) {
+			if what == "release" {
+				hooked.Add(1)
+			}
+		}, func(any) {}}}
 	})
 	r.eventually("there are MinConns", func() bool { return r.pool.Stat().IdleConns() == 3 })
 	next := r.role("idle next")
@@ -426,6 +449,19 @@ func (t tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trace
 }
 func (tracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
+// poolTracer sees what the pool does as well.
+type poolTracer struct{ tracer }
+
+func (t poolTracer) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
+	t.add("acquire")
+	return ctx
+}
+
+func (t poolTracer) TraceAcquireEnd(context.Context, *pgxpool.Pool, pgxpool.TraceAcquireEndData) {
+	t.add("acquired")
+}
+func (t poolTracer) TraceRelease(*pgxpool.Pool, pgxpool.TraceReleaseData) { t.add("release") }
+
 // The application's hooks and tracer are called as ever, each once.
 func poolHooks(t *testing.T, server *openertest.Server) {
 	t.Parallel()
@@ -434,7 +470,7 @@ func poolHooks(t *testing.T, server *openertest.Server) {
 	r := newRotating(t, server, "hooks", "pool_max_conns=1 pool_max_conn_lifetime=1h", func(poolCfg *pgxpool.Config, cfg *sqlrotate.Config) {
 		cfg.ProbeQuery = "select 7" // prepared by nobody
 		cfg.TagVersion = true
-		poolCfg.ConnConfig.Tracer = tracer{seen.add, func(v any) { mustHoldNoSecret(t, v) }}
+		poolCfg.ConnConfig.Tracer = poolTracer{tracer{seen.add, func(v any) { mustHoldNoSecret(t, v) }}}
 		poolCfg.BeforeConnect = func(_ context.Context, cfg *pgx.ConnConfig) error {
 			seen.add("before connect as " + cfg.User)
 			cfg.RuntimeParams["search_path"] = "elsewhere"
@@ -463,7 +499,7 @@ func poolHooks(t *testing.T, server *openertest.Server) {
 		name != sqlrotate.ApplicationName("", r.cred) || conn.Conn().PgConn().ParameterStatus("application_name") != name {
 		t.Errorf("%q, %q: %v", path, name, err)
 	}
-	want := "before connect as hooks, validate, connect, after connect, connected, after connect as hooks, before acquire, select 7, select 7, " +
+	want := "acquire, before connect as hooks, validate, connect, after connect, connected, after connect as hooks, before acquire, acquired, select 7, select 7, " +
 		"select current_setting('search_path'), current_setting('application_name')"
 	if got := seen.take(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -471,7 +507,7 @@ func poolHooks(t *testing.T, server *openertest.Server) {
 	keep = false
 	conn.Release()
 	r.eventually("it is closed", func() bool { return r.sessions("hooks") == 0 })
-	if got := seen.take(); got != "after release, before close" {
+	if got := seen.take(); got != "release, after release, before close" {
 		t.Errorf("%s", got)
 	}
 	cfg := r.pool.Config()
