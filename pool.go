@@ -32,19 +32,20 @@ type PoolConfig struct {
 	Ask func(ctx context.Context, query string) (*Session, error)
 }
 
-// Pool is a connection pool, other than a *sql.DB, whose connections are c's: they log in
-// with the latest credential, and are retired one by one in a rotation. Make it with
-// [Connector.NewPool]. All methods are safe for concurrent use.
+// Pool is a [Connector]'s side of a connection pool that is no *sql.DB: it gives that
+// connections which have logged in with the latest credential, and says which are to be
+// retired. Make it with [Connector.NewPool]. All methods are safe for concurrent use.
 //
-// It is the seam for those who serve another driver's own pool. Users of pgxpool have
+// It is for whoever serves another driver's own pool. Users of pgxpool have
 // pgxopener.NewPool, which is made with it.
 type Pool struct {
 	c *Connector
 	p *pool
 }
 
-// NewPool adds a pool to those whose connections c retires. [Pool.Close] takes it off. When
-// all pools of c are closed, those of [OpenDB] included, so is c.
+// NewPool adds a pool to those whose connections c retires, until [Pool.Close]. When all
+// pools of c are closed, those of [OpenDB] included, so is c. After [Connector.Close] the
+// error is [ErrClosed].
 func (c *Connector) NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.Retire == nil {
 		return nil, errors.New("sqlrotate: PoolConfig.Retire is nil")

@@ -60,7 +60,7 @@ func TestPool(t *testing.T) {
 	t.Run("hooks", func(t *testing.T) { poolHooks(t, server) })
 	t.Run("hooks fail", func(t *testing.T) { poolHooksFail(t, server) })
 	t.Run("connections", func(t *testing.T) { poolConnections(t, server, "connections", "") })
-	t.Run("connections without TLS", func(t *testing.T) { poolConnections(t, server, "connections plain", "sslmode=disable") })
+	t.Run("connections without TLS", func(t *testing.T) { poolConnections(t, server, "connections plain", "sslmode=disable max_protocol_version=3.2") })
 	t.Run("dropped", func(t *testing.T) { poolAsksAfterItsRole(t, server) })
 }
 
@@ -116,6 +116,9 @@ func poolRotates(t *testing.T, server *openertest.Server, prefix, options string
 	stats := pool.Connector().Stats()
 	for _, f := range work.Failures() {
 		meter.Blame(began, time.Now(), 250*time.Millisecond, "an operation failed: %v", f.Err)
+	}
+	if err := work.Audit(t.Context(), server.Admin()); err != nil {
+		t.Error(err)
 	}
 	if stats.Rotations != rotations || stats.Refused > 0 || stats.Closed[sqlrotate.CloseOther] > 0 {
 		t.Errorf("%+v", stats)
@@ -243,6 +246,9 @@ func poolInPlace(t *testing.T, server *openertest.Server) {
 	work.Stop()
 	for _, f := range work.Failures() {
 		t.Errorf("an operation failed: %v", f.Err)
+	}
+	if err := work.Audit(t.Context(), server.Admin()); err != nil {
+		t.Error(err)
 	}
 	if stats := r.pool.Connector().Stats(); stats.Refused > 20 || stats.Rotations != 2 {
 		t.Errorf("%+v", stats)
@@ -403,6 +409,10 @@ func idlePoolIsDrained(t *testing.T, server *openertest.Server) {
 	r.eventually("there are MinConns again", func() bool { return r.pool.Stat().IdleConns() == 3 && r.sessions("idle next") >= 3 })
 	if stats := r.pool.Connector().Stats(); hooked.Load() > 0 || stats.Outlived > 0 || stats.Closed[sqlrotate.CloseOther] > 0 {
 		t.Errorf("%d hooks; %+v", hooked.Load(), stats)
+	}
+	r.pool.Reset()
+	if user := r.user(); user != next.Username {
+		t.Errorf("after a reset the pool works as %q", user)
 	}
 }
 
