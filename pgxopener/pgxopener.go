@@ -1,4 +1,5 @@
-// Package pgxopener logs in with github.com/jackc/pgx, behind database/sql:
+// Package pgxopener logs in with github.com/jackc/pgx, for a native pgxpool (see [NewPool])
+// and behind database/sql:
 //
 //	cfg, err := pgxopener.Parse("host=db dbname=app sslmode=verify-full")
 //	if err != nil {
