@@ -60,7 +60,12 @@ func TestPool(t *testing.T) {
 	t.Run("hooks", func(t *testing.T) { poolHooks(t, server) })
 	t.Run("hooks fail", func(t *testing.T) { poolHooksFail(t, server) })
 	t.Run("connections", func(t *testing.T) { poolConnections(t, server, "connections", "") })
-	t.Run("connections without TLS", func(t *testing.T) { poolConnections(t, server, "connections plain", "sslmode=disable max_protocol_version=3.2") })
+	t.Run("connections without TLS", func(t *testing.T) {
+		poolConnections(t, server, "connections plain", "sslmode=disable max_protocol_version=3.2")
+	})
+	t.Run("connections with all checks", func(t *testing.T) {
+		poolConnections(t, server, "connections checked", "host=127.0.0.1,localhost target_session_attrs=read-write channel_binding=require require_auth=scram-sha-256")
+	})
 	t.Run("dropped", func(t *testing.T) { poolAsksAfterItsRole(t, server) })
 }
 
@@ -535,7 +540,7 @@ func poolConnections(t *testing.T, server *openertest.Server, name, options stri
 	conn := r.acquire()
 	defer conn.Release()
 	_, secure := conn.Conn().PgConn().Conn().(interface{ NetConn() net.Conn }).NetConn().(*tls.Conn)
-	if secure != (options == "") {
+	if secure == strings.Contains(options, "sslmode=disable") {
 		t.Errorf("TLS: %v", secure)
 	}
 	if _, err := conn.Exec(t.Context(), "listen c; notify c, 'x'"); err != nil {
