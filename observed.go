@@ -27,7 +27,8 @@ type Observed struct {
 	// LongestUse is of one connection, as far as its socket tells: a statement, from its
 	// first byte to the last one of its answer; or from when a connection was to be retired
 	// to the last answer before the pool gave it up. A transaction may have begun before
-	// that, so this is what is known for certain. It is compared with Window.MaxInUse.
+	// that, so this is what is known for certain. Of a [Pool]'s connection it is from when that
+	// was lent until it came back. It is compared with Window.MaxInUse.
 	LongestUse Worst
 
 	// SourceLag is from Credential.PublishedAt to the read of that credential by the

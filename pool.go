@@ -95,6 +95,7 @@ func (s *Session) Username() string { return s.user }
 // Lend notes that the pool lends the connection. If it is false, the pool is to close it and
 // to lend another one.
 func (s *Session) Lend() bool {
+	s.s.lentAt.Store(int64(s.s.observed.now()))
 	s.s.inUse.Store(true)
 	return s.Keep()
 }
@@ -102,7 +103,10 @@ func (s *Session) Lend() bool {
 // Return notes that a connection which was lent comes back. If it is false, the pool is to
 // close it.
 func (s *Session) Return() bool {
-	s.s.inUse.Store(false)
+	if s.s.inUse.Swap(false) {
+		now := s.s.observed.now()
+		s.s.observed.note(useSeen, now.Sub(rotation.Instant(s.s.lentAt.Load())), now)
+	}
 	return s.Keep()
 }
 

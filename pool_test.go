@@ -145,6 +145,20 @@ func TestPoolIsRetiredOneByOne(t *testing.T) {
 	})
 }
 
+// How long a connection of a pool was in use is known, whatever was done with it.
+func TestUseOfAPoolIsObserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOwnPool(newRig(t, nil), 1)
+		_, giveBack := p.lend()
+		time.Sleep(90 * time.Second)
+		giveBack()
+		time.Sleep(time.Hour)
+		if use := p.rig.c.Stats().Observed.LongestUse; use.Took != 90*time.Second {
+			t.Errorf("%+v", use)
+		}
+	})
+}
+
 // What was to go need not, once its credential has come back.
 func TestSessionOfAPoolIsKeptWhenItsVersionComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

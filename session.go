@@ -37,6 +37,7 @@ type session struct {
 
 	leaves     atomic.Bool                   // its Pool is to close it: see Session.Keep
 	inUse      atomic.Bool                   // its Pool has lent it
+	lentAt     atomic.Int64                  // since when, as an instant
 	used       atomic.Bool                   // something was sent or read since this was last asked
 	expired    atomic.Pointer[OutlivedError] // set when it is cut off
 	connClosed atomic.Bool
