@@ -57,6 +57,7 @@ func TestPool(t *testing.T) {
 	t.Run("cut off", func(t *testing.T) { poolCutsOff(t, server, "cut off", "") })
 	t.Run("cut off without TLS", func(t *testing.T) { poolCutsOff(t, server, "cut off plain", "sslmode=disable") })
 	t.Run("idle", func(t *testing.T) { idlePoolIsDrained(t, server) })
+	t.Run("busy", func(t *testing.T) { busyConnectionGoesWhenItIsReleased(t, server) })
 	t.Run("hooks", func(t *testing.T) { poolHooks(t, server) })
 	t.Run("hooks fail", func(t *testing.T) { poolHooksFail(t, server) })
 	t.Run("connections", func(t *testing.T) { poolConnections(t, server, "connections", "") })
@@ -418,6 +419,29 @@ func idlePoolIsDrained(t *testing.T, server *openertest.Server) {
 	r.pool.Reset()
 	if user := r.user(); user != next.Username {
 		t.Errorf("after a reset the pool works as %q", user)
+	}
+}
+
+// A connection that is in use when its turn has come is closed as it comes back, though
+// nobody acquires another one.
+func busyConnectionGoesWhenItIsReleased(t *testing.T, server *openertest.Server) {
+	t.Parallel()
+	r := newRotating(t, server, "in use", "", func(_ *pgxpool.Config, cfg *sqlrotate.Config) {
+		cfg.Window.Overlap, cfg.DrainTime = time.Minute, time.Second
+	})
+	conn := r.acquire()
+	r.source.Set(r.role("in use next"))
+	r.eventually("it is its turn", func() bool {
+		s := r.pool.Connector().Stats()
+		return s.DrainLeft == 1 && s.Spares == 1
+	})
+	if err := conn.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	conn.Release()
+	r.eventually("it is gone", func() bool { return r.sessions("in use") == 0 && r.pool.Stat().TotalConns() == 0 })
+	if s := r.pool.Connector().Stats(); s.Closed[sqlrotate.CloseSuperseded] != 1 {
+		t.Errorf("%+v", s)
 	}
 }
 
