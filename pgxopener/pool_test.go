@@ -373,12 +373,14 @@ func poolCutsOff(t *testing.T, server *openertest.Server, name, options string) 
 	next := r.role(name + " next")
 	r.source.Set(next)
 	failed := make(chan error)
-	for _, conn := range []*pgx.Conn{used.Conn(), hijacked} {
-		go func() {
-			_, err := conn.Exec(context.Background(), "select pg_sleep($1)", 20)
-			failed <- err
-		}()
-	}
+	go func() {
+		_, err := used.Exec(context.Background(), "select pg_sleep(20)")
+		failed <- err
+	}()
+	go func() {
+		_, err := hijacked.Exec(context.Background(), "select pg_sleep($1)", 20)
+		failed <- err
+	}()
 	for range 2 {
 		var outlived *sqlrotate.OutlivedError
 		if err := <-failed; !errors.As(err, &outlived) || outlived.Username != name {
