@@ -33,8 +33,8 @@ var defects = []defect{ //nolint:gochecknoglobals // a table
 	},
 	{
 		"sessions are retired for a version that has not worked", "version.go",
-		"return v.proven && !v.dead && !refused",
-		"return (v.proven || planted(N)) && !v.dead && !refused",
+		"return v.proven && !v.dead && !s.hardEnd",
+		"return (v.proven || planted(N)) && !v.dead && !s.hardEnd",
 	},
 	{
 		"what was said isn't taken back when a version comes back", "drain.go",
