@@ -7,9 +7,12 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +33,8 @@ const (
 	nameNone      = "no rotation"
 	nameNonePgx   = "no rotation, pgx"
 	nameNonePool  = "no rotation, pgxpool"
+	nameService   = "service file"
+	nameFixed     = "fixed login"
 )
 
 // against says whom each of ours is held against.
@@ -60,9 +65,22 @@ type pool interface {
 type contender struct {
 	name string
 	calm bool // nothing is rotated: what the slices of an undisturbed load look like
-	open func(e *env, l load, first login) (pool, error)
+	open func(e *env, l load, t terms, first login) (pool, error)
 }
 
+// terms are what is agreed of the old login's end. Only sqlrotate asks.
+type terms struct {
+	window sqlrotate.Window
+	drain  time.Duration
+}
+
+// leisurely are the terms of the rotations. The default of DrainTime is as long as two
+// minutes, in which hardly anything is to be seen.
+func leisurely() terms {
+	return terms{window: sqlrotate.Window{Overlap: 10 * time.Minute}, drain: 10 * time.Second}
+}
+
+// contenders are those that are timed while a login is rotated under them.
 func contenders() []contender {
 	return []contender{
 		{name: nameSQLRotate, open: openSQLRotate},
@@ -74,6 +92,24 @@ func contenders() []contender {
 		{name: nameNonePgx, open: openPgx, calm: true},
 		{name: nameNonePool, open: openReset, calm: true},
 	}
+}
+
+// racers are those among them, and others, that are told stories.
+func racers() []contender {
+	return []contender{
+		{name: nameSQLRotate, open: openSQLRotate},
+		{name: namePgx, open: openPgx},
+		{name: namePgxpool, open: openPgxpool},
+		{name: nameFixed, open: openFixed},
+		{name: nameService, open: openService},
+		{name: nameFlip, open: openFlip},
+		{name: nameReset, open: openReset},
+	}
+}
+
+// racing are the racers whose names hold who.
+func racing(who string) []contender {
+	return slices.DeleteFunc(racers(), func(c contender) bool { return !strings.Contains(c.name, who) })
 }
 
 // dialer counts what it dials: without TLS and without cancellations, the logins.
@@ -107,9 +143,12 @@ type standard struct {
 	dialer
 }
 
-func (p *standard) limit(n int) {
-	p.db.SetMaxOpenConns(n)
-	p.db.SetMaxIdleConns(n)
+func (p *standard) limit(l load) {
+	p.db.SetMaxOpenConns(l.conns)
+	p.db.SetMaxIdleConns(l.conns)
+	if l.fresh {
+		p.db.SetMaxIdleConns(-1)
+	}
 }
 
 func (p *standard) query(ctx context.Context) error {
@@ -143,53 +182,16 @@ type rotator struct {
 	source *sqlrotate.FileSource
 }
 
-func openSQLRotate(e *env, l load, first login) (pool, error) {
-	path := e.file(first)
-	if err := publish(path, first); err != nil {
-		return nil, err
-	}
-	return newRotator(e, l, path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)})
-}
-
-func newRotator(e *env, l load, path string, o sqlrotate.FileOptions) (*rotator, error) {
+func openSQLRotate(e *env, l load, t terms, first login) (pool, error) {
 	opener, err := sqlrotate.LibPQ(e.server.DSN())
 	if err != nil {
 		return nil, err
 	}
-	return newRotatorWith(opener, l, path, o)
-}
-
-func newRotatorWith(opener sqlrotate.Opener, l load, path string, o sqlrotate.FileOptions) (*rotator, error) {
-	source, err := sqlrotate.NewFileSource(path, o)
-	if err != nil {
-		return nil, err
-	}
-	p := &rotator{path: path, source: source}
-	cfg := rotating(source, p.DialContext)
-	cfg.Opener = opener
-	c, err := sqlrotate.New(cfg)
-	if err != nil {
-		return nil, err
-	}
-	p.db = sqlrotate.OpenDB(c)
-	p.limit(l.conns)
-	return p, nil
-}
-
-// rotating is the configuration of ours.
-func rotating(source sqlrotate.Source, dial sqlrotate.DialFunc) sqlrotate.Config {
-	return sqlrotate.Config{
-		Source: source,
-		Window: sqlrotate.Window{Overlap: 10 * time.Minute},
-		// The default is as long as two minutes, in which hardly anything is to be seen.
-		DrainTime: 10 * time.Second,
-		Dial:      dial,
-		Logger:    slog.New(slog.DiscardHandler),
-	}
+	return openRotator(e, l, t, first, opener)
 }
 
 // openPgx is openSQLRotate with pgx behind database/sql.
-func openPgx(e *env, l load, first login) (pool, error) {
+func openPgx(e *env, l load, t terms, first login) (pool, error) {
 	cfg, err := pgxopener.Parse(e.server.DSN())
 	if err != nil {
 		return nil, err
@@ -198,11 +200,44 @@ func openPgx(e *env, l load, first login) (pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openRotator(e, l, t, first, opener)
+}
+
+func openRotator(e *env, l load, t terms, first login, opener sqlrotate.Opener) (pool, error) {
 	path := e.file(first)
 	if err := publish(path, first); err != nil {
 		return nil, err
 	}
-	return newRotatorWith(opener, l, path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)})
+	return newRotator(l, t, path, opener)
+}
+
+func newRotator(l load, t terms, path string, opener sqlrotate.Opener) (*rotator, error) {
+	source, err := sqlrotate.NewFileSource(path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	p := &rotator{path: path, source: source}
+	cfg := rotating(l, t, source, p.DialContext)
+	cfg.Opener = opener
+	c, err := sqlrotate.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.db = sqlrotate.OpenDB(c)
+	p.limit(l)
+	return p, nil
+}
+
+// rotating is the configuration of ours.
+func rotating(l load, t terms, source sqlrotate.Source, dial sqlrotate.DialFunc) sqlrotate.Config {
+	return sqlrotate.Config{
+		Source:          source,
+		Window:          t.window,
+		DrainTime:       t.drain,
+		ConnMaxLifetime: l.age,
+		Dial:            dial,
+		Logger:          slog.New(slog.DiscardHandler),
+	}
 }
 
 // rotatingPool is pgxpool as ours has it.
@@ -213,7 +248,7 @@ type rotatingPool struct {
 	source *sqlrotate.FileSource
 }
 
-func openPgxpool(e *env, l load, first login) (pool, error) {
+func openPgxpool(e *env, l load, t terms, first login) (pool, error) {
 	p := &rotatingPool{path: e.file(first)}
 	if err := publish(p.path, first); err != nil {
 		return nil, err
@@ -222,11 +257,11 @@ func openPgxpool(e *env, l load, first login) (pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.MaxConns = int32(l.conns) //nolint:gosec // some hundreds
+	l.size(cfg)
 	if p.source, err = sqlrotate.NewFileSource(p.path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		return nil, err
 	}
-	if p.own, err = pgxopener.NewPool(context.Background(), cfg, rotating(p.source, p.DialContext)); err != nil {
+	if p.own, err = pgxopener.NewPool(context.Background(), cfg, rotating(l, t, p.source, p.DialContext)); err != nil {
 		return nil, err
 	}
 	p.pool = p.own.Pool
@@ -253,6 +288,10 @@ func publish(path string, l login) error {
 	if err != nil {
 		return err
 	}
+	return replace(path, content)
+}
+
+func replace(path string, content []byte) error {
 	if err := os.WriteFile(path+".next", content, 0o600); err != nil {
 		return err
 	}
@@ -263,21 +302,24 @@ func publish(path string, l login) error {
 // long as an operation of the load takes, so that those in use go as well.
 type flip struct {
 	standard
-	cfg   pq.Config
-	brief time.Duration
+	cfg  pq.Config
+	load load
 
 	mu     sync.Mutex // guards latest
 	latest login
 }
 
-func openFlip(e *env, l load, first login) (pool, error) {
+func openFlip(e *env, l load, _ terms, first login) (pool, error) { return newFlip(e, l, first) }
+
+func newFlip(e *env, l load, first login) (*flip, error) {
 	cfg, err := pq.NewConfig(e.server.DSN())
 	if err != nil {
 		return nil, err
 	}
-	p := &flip{cfg: cfg, brief: l.longest, latest: first}
+	p := &flip{cfg: cfg, load: l, latest: first}
 	p.db = sql.OpenDB(p)
-	p.limit(l.conns)
+	p.limit(l)
+	p.db.SetConnMaxLifetime(l.age)
 	return p, nil
 }
 
@@ -305,8 +347,60 @@ func (p *flip) rotate(l login) error {
 	p.latest = l
 	p.mu.Unlock()
 	p.db.SetConnMaxLifetime(1)
-	time.AfterFunc(p.brief, func() { p.db.SetConnMaxLifetime(0) })
+	time.AfterFunc(p.load.longest, func() { p.db.SetConnMaxLifetime(p.load.age) })
 	return nil
+}
+
+// openFixed opens a pool that keeps the login it has begun with.
+func openFixed(e *env, l load, _ terms, first login) (pool, error) {
+	p, err := newFlip(e, l, first)
+	return fixed{p}, err
+}
+
+type fixed struct{ *flip }
+
+func (fixed) rotate(login) error { return nil }
+
+// service is lib/pq with the login in a service file, which it reads for each connection.
+type service struct {
+	standard
+	env  *env
+	path string
+}
+
+func openService(e *env, l load, _ terms, first login) (pool, error) {
+	p := &service{env: e, path: e.file(first)}
+	if err := p.rotate(first); err != nil {
+		return nil, err
+	}
+	if err := os.Setenv("PGSERVICEFILE", p.path); err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("postgres", "service=bench")
+	if err != nil {
+		return nil, err
+	}
+	p.db = db
+	p.limit(l)
+	p.db.SetConnMaxLifetime(l.age)
+	return p, nil
+}
+
+func (p *service) rotate(l login) error {
+	cfg, err := pq.NewConfig(p.env.server.DSN())
+	if err != nil {
+		return err
+	}
+	content := fmt.Sprintf("[bench]\nhost=%s\nport=%d\ndbname=%s\nsslmode=%s\nuser=%s\npassword=%s\n", cfg.Host, cfg.Port, cfg.Database, cfg.SSLMode, l.user, l.password)
+	if cfg.SSLRootCert != "" {
+		content += "sslrootcert=" + cfg.SSLRootCert + "\n"
+	}
+	return replace(p.path, []byte(content))
+}
+
+func (p *service) close() {
+	p.standard.close()
+	_ = os.Unsetenv("PGSERVICEFILE")
 }
 
 // native is what those over pgxpool have in common.
@@ -323,13 +417,13 @@ type reset struct {
 	latest login
 }
 
-func openReset(e *env, l load, first login) (pool, error) {
+func openReset(e *env, l load, _ terms, first login) (pool, error) {
 	cfg, err := pgxpool.ParseConfig(e.server.DSN())
 	if err != nil {
 		return nil, err
 	}
 	p := &reset{latest: first}
-	cfg.MaxConns = int32(l.conns) //nolint:gosec // some hundreds
+	l.size(cfg)
 	cfg.ConnConfig.DialFunc = p.DialContext
 	cfg.BeforeConnect = func(_ context.Context, cc *pgx.ConnConfig) error {
 		p.mu.Lock()
@@ -339,6 +433,17 @@ func openReset(e *env, l load, first login) (pool, error) {
 	}
 	p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg)
 	return p, err
+}
+
+// size makes a pool what the load needs.
+func (l load) size(cfg *pgxpool.Config) {
+	cfg.MaxConns = int32(l.conns) //nolint:gosec // some hundreds
+	switch {
+	case l.fresh:
+		cfg.AfterRelease = func(*pgx.Conn) bool { return false }
+	case l.age > 0:
+		cfg.MaxConnLifetime = l.age
+	}
 }
 
 func (p *native) query(ctx context.Context) error {

@@ -24,7 +24,9 @@ import (
 type load struct {
 	name    string
 	about   string
-	conns   int // the pool's limit
+	conns   int           // the pool's limit
+	age     time.Duration // that a connection may reach; zero: any
+	fresh   bool          // each operation logs in
 	workers int
 	think   time.Duration // mean pause between operations
 	open    time.Duration // mean time that a transaction is open; zero: short queries
@@ -91,7 +93,7 @@ type running struct {
 
 	samples [][]sample // by worker
 	mu      sync.Mutex // guards what follows
-	failed  int
+	failed  []time.Time
 	err     error
 }
 
@@ -106,7 +108,7 @@ func (l load) start(ctx context.Context, p pool) *running {
 				samples = append(samples, sample{time.Now(), took})
 				if err != nil {
 					r.mu.Lock()
-					r.failed++
+					r.failed = append(r.failed, time.Now())
 					r.err = cmp.Or(r.err, err)
 					r.mu.Unlock()
 				}
@@ -168,9 +170,14 @@ func (e *env) file(l login) string { return filepath.Join(e.dir, l.user+".json")
 
 func (e *env) newRole(ctx context.Context) (login, error) {
 	e.roles++
-	l := login{fmt.Sprintf("bench_%d", e.roles), rand.Text()}
+	l := newPassword(login{user: roleName(e.roles)})
 	return l, e.server.CreateRole(ctx, l.user, l.password)
 }
+
+func roleName(n int) string { return fmt.Sprintf("bench_%d", n) }
+
+// newPassword returns the login with another password.
+func newPassword(l login) login { return login{l.user, rand.Text()} }
 
 // sessions returns how many sessions the contender has, and how many of them are
 // not the latest role's.
@@ -208,7 +215,7 @@ func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err 
 	if err != nil {
 		return o, err
 	}
-	p, err := c.open(e, l, old)
+	p, err := c.open(e, l, leisurely(), old)
 	if err != nil {
 		return o, err
 	}
@@ -252,7 +259,7 @@ func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err 
 	samples := r.finish()
 	o.before = over(samples, start.Add(-slice), start)
 	o.worst = worst(samples, start, end)
-	o.failed, o.err = r.failed, r.err
+	o.failed, o.err = len(r.failed), r.err
 	return o, nil
 }
 

@@ -1,8 +1,10 @@
 // Command bench measures what a rotation of the database login does to an
 // application, on a PostgreSQL of its own: for sqlrotate with lib/pq, with pgx behind
 // database/sql and with pgxpool, for a plain SetConnMaxLifetime flip over lib/pq, and
-// for pgxpool with BeforeConnect and Reset, in turn, under the same loads. With -scale it measures what the drain of
-// many connections costs the process instead.
+// for pgxpool with BeforeConnect and Reset, in turn, under the same loads. With -race it
+// tells each of them, and others, what happens around a rotation, and draws how they come
+// through it. With -scale it measures what the drain of many connections costs the process
+// instead.
 //
 // It prints Markdown. There is nothing to pass or fail: figures are for reading.
 package main
@@ -27,11 +29,17 @@ func main() {
 	only := flag.String("load", "", "one load only: think, saturated or long")
 	who := flag.String("contenders", "", "only those whose names hold this text")
 	tls := flag.Bool("tls", false, "rotations with TLS (sslmode=verify-full)")
+	tell := flag.Bool("race", false, "tell each contender the stories of a rotation instead")
+	told := flag.String("story", "", "with -race, one story only: revoked, in-place, refused or overhead")
+	out := flag.String("out", "", "with -race, the directory for the results and charts; else they are printed and not drawn")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	measure := func(ctx context.Context) error { return rotations(ctx, *rounds, *only, *who, *tls) }
-	if *scale {
+	switch {
+	case *tell:
+		measure = func(ctx context.Context) error { return race(ctx, *told, *who, *out) }
+	case *scale:
 		measure = func(ctx context.Context) error { return drains(ctx, *rounds) }
 	}
 	if err := measure(ctx); err != nil {

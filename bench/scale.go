@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime"
 	"slices"
 	"time"
@@ -206,8 +205,12 @@ func (e *env) openPools(ctx context.Context, f fleet, l load, path string) (pool
 			f()
 		}
 	}
+	opener, err := sqlrotate.LibPQ(e.server.DSN())
+	if err != nil {
+		return nil, end, err
+	}
 	for range f.pools {
-		p, err := newRotator(e, l, path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)}) //nolint:contextcheck // it lives until it is closed
+		p, err := newRotator(l, leisurely(), path, opener) //nolint:contextcheck // it lives until it is closed
 		if err != nil {
 			return nil, end, err
 		}
@@ -231,16 +234,15 @@ func (e *env) loginCost(ctx context.Context) (cpu time.Duration, allocs, kib flo
 		return 0, 0, 0, err
 	}
 	const n = 200
-	p, err := openFlip(e, load{conns: 1}, role)
+	p, err := newFlip(e, load{conns: 1}, role)
 	if err != nil {
 		return 0, 0, 0, err
 	}
 	defer p.close()
-	db := p.(*flip).db //nolint:forcetypeassert // it is what openFlip returns
-	db.SetMaxIdleConns(-1)
+	p.db.SetMaxIdleConns(-1)
 	before := use()
 	for range n {
-		conn, err := db.Conn(ctx)
+		conn, err := p.db.Conn(ctx)
 		if err != nil {
 			return 0, 0, 0, err
 		}
