@@ -551,6 +551,11 @@ func TestDrainedOfAStandby(t *testing.T) {
 		err := standby.Admin().QueryRowContext(t.Context(), "select exists (select from pg_roles where rolname = 'old')").Scan(&there)
 		return err == nil && there
 	})
+	eventually(t, "the primary knows of the standby", func() bool {
+		var known bool
+		err := primary.Admin().QueryRowContext(t.Context(), "select exists (select from pg_stat_replication where state = 'streaming')").Scan(&known)
+		return err == nil && known
+	})
 	_, end := standby.session("old")
 	primary.drained("old", "-timeout", "0").is(t, statusOK, "standbys: 1, looked at: 0")
 	r := primary.drained("old", "-timeout", "0", "-dsn", standby.DSN())
