@@ -16,19 +16,19 @@ import (
 func TestDynamicRole(t *testing.T) {
 	t.Attr("needs", "quiet")
 	t.Parallel()
-	tenLeases(t, 20*time.Second, 20*time.Second, windowOf20())
+	manyLeases(t, 10, 20*time.Second, 20*time.Second, windowOf20())
 }
 
-// Leases that are renewed first. Of some the agent leaves a second, so no other test
+// Leases that are renewed first. Of some the agent leaves two seconds, so no other test
 // runs beside this one.
 func TestDynamicRoleThatIsRenewed(t *testing.T) {
 	t.Attr("needs", "quiet")
-	tenLeases(t, 10*time.Second, 20*time.Second, sqlrotate.Window{Overlap: time.Second, Lag: 200 * time.Millisecond, MaxInUse: 200 * time.Millisecond})
+	manyLeases(t, 5, 20*time.Second, 40*time.Second, sqlrotate.Window{Overlap: 2 * time.Second, Lag: 200 * time.Millisecond, MaxInUse: 600 * time.Millisecond})
 }
 
-// tenLeases runs an application until ten leases have come and gone, with a window as
+// manyLeases runs an application until so many leases have come and gone, with a window as
 // short as the overlap that the agent leaves.
-func tenLeases(t *testing.T, ttl, maxTTL time.Duration, window sqlrotate.Window) {
+func manyLeases(t *testing.T, leases int, ttl, maxTTL time.Duration, window sqlrotate.Window) {
 	t.Helper()
 	d := newDatabase(t)
 	d.dynamicRole(ttl, maxTTL)
@@ -36,7 +36,6 @@ func tenLeases(t *testing.T, ttl, maxTTL time.Duration, window sqlrotate.Window)
 	newAgent(d.v, path, dynamicTemplate, time.Hour)
 	o := observe(d, path)
 	a := newFileApp(d, path, window)
-	leases := 10
 	if testing.Short() {
 		leases = 2
 	}
