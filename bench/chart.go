@@ -222,7 +222,7 @@ func (d *drawing) legend(y float64) {
 
 // axis writes a latency as short as it goes.
 func axis(d time.Duration) string {
-	if d >= time.Second {
+	if d == 0 || d >= time.Second {
 		return fmt.Sprintf("%d s", d/time.Second)
 	}
 	return fmt.Sprintf("%d ms", d/time.Millisecond)
