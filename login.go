@@ -530,8 +530,8 @@ func runQuery(ctx context.Context, conn driver.Conn, query string) error {
 	}
 }
 
-// handOut gives a session to the pool, or to who is to hold it. It reports false if the session is over, or
-// its credential has ended.
+// handOut gives a session to the pool, or to who is to hold it. It reports false if the
+// session is over, or its credential has ended.
 func (c *Connector) handOut(ctx context.Context, s *session, id rotation.PoolID) bool {
 	c.mu.Lock()
 	now := c.now()
@@ -541,7 +541,7 @@ func (c *Connector) handOut(ctx context.Context, s *session, id rotation.PoolID)
 	s.used.Store(false) // the login is no use of the pool's
 	if p := c.poolLocked(id); ok && p != nil {
 		s.pool = p
-		if p.line != nil {
+		if p.byAge() {
 			wait = p.line.HandedOut(s.id, now.Mono)
 		}
 	}
@@ -658,7 +658,7 @@ func (c *Connector) forgetLocked(id rotation.SessionID) {
 		return
 	}
 	delete(c.sessions, id)
-	if s.pool != nil && s.pool.line != nil {
+	if s.pool != nil && s.pool.byAge() {
 		s.pool.line.Ended(id)
 	}
 }

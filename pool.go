@@ -140,7 +140,7 @@ func (c *Connector) markLocked() {
 		p.pause, p.next = 0, 0
 	}
 	for id, s := range c.sessions {
-		if s.pool != nil && s.pool.line == nil {
+		if s.pool != nil && !s.pool.byAge() {
 			s.leaves.Store(s.over || c.rules.Going(id))
 		}
 	}
@@ -151,7 +151,7 @@ func (c *Connector) retireLocked(now rotation.Instant) (wake rotation.Instant) {
 	wake = rotation.Never
 	for _, p := range c.pools {
 		switch {
-		case p.line != nil || p.busy: // the end of the call brings us back
+		case p.byAge() || p.busy: // the end of the call brings us back
 		case !c.retirableLocked(p):
 		case now < p.next:
 			wake = min(wake, p.next)
@@ -193,7 +193,7 @@ func (c *Connector) askPools(version rotation.VersionID) rotation.Answer {
 	c.mu.Lock()
 	var asks []func(context.Context, string) (*Session, error)
 	for _, p := range c.pools {
-		if p.line == nil && p.cfg.Ask != nil {
+		if !p.byAge() && p.cfg.Ask != nil {
 			asks = append(asks, p.cfg.Ask)
 		}
 	}

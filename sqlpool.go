@@ -25,12 +25,16 @@ const unlimited = time.Duration(math.MaxInt64 / 4)
 type pool struct {
 	id    rotation.PoolID
 	base  time.Duration // the lifetime of connections while none is singled out
-	line  *line.Line    // guarded by Connector.mu; nil: it is a Pool
-	limit int           // likewise
+	line  *line.Line    // nil for a Pool; what it holds is guarded by Connector.mu
+	limit int           // guarded by Connector.mu
 	dbs   []*sql.DB     // likewise
 
 	retiring // of a Pool
 }
+
+// byAge reports whether the pool is database/sql's, which can let its oldest connections go
+// only. A Pool lets go those that it is told to.
+func (p *pool) byAge() bool { return p.line != nil }
 
 // OpenDB returns a *sql.DB over c, with c managing its connections' lifetime: see
 // [Connector.Manage]. It may be called more than once; each pool is retired for
@@ -129,10 +133,10 @@ func (c *Connector) watchPools() {
 	pools := slices.Clone(c.pools)
 	c.mu.Unlock()
 	for _, p := range pools {
-		if p.line == nil {
-			c.noteUsed(p)
-		} else {
+		if p.byAge() {
 			c.watchPool(p)
+		} else {
+			c.noteUsed(p)
 		}
 	}
 }
@@ -213,7 +217,7 @@ func (l lifetime) set() {
 func (c *Connector) lifetimesLocked(now rotation.Instant) (all []lifetime, wake rotation.Instant) {
 	wake = rotation.Never
 	for _, p := range c.pools {
-		if p.line == nil {
+		if !p.byAge() {
 			continue
 		}
 		set, again := p.line.Step(c.rules.Going, now)
