@@ -58,13 +58,7 @@ func New(tb pgtest.TB) *Server {
 	if s.starting, err = starting(tb); err != nil {
 		tb.Fatalf("%v", err)
 	}
-	l, err := listen(tb.Context())
-	if err == nil {
-		s.down, err = l.Addr().String(), l.Close()
-	}
-	if err != nil {
-		tb.Fatalf("%v", err)
-	}
+	s.down = unused(tb)
 	return s
 }
 
@@ -135,6 +129,19 @@ func (s *Server) end(role string) error {
 		}
 		<-time.After(time.Millisecond)
 	}
+}
+
+// unused returns an address where nothing listens.
+func unused(tb pgtest.TB) string {
+	tb.Helper()
+	l, err := listen(tb.Context())
+	if err == nil {
+		err = l.Close()
+	}
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	return l.Addr().String()
 }
 
 func listen(ctx context.Context) (net.Listener, error) {
