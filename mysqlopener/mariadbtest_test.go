@@ -132,7 +132,7 @@ func TestMariaDBDiesWithAKilledParent(t *testing.T) {
 			file = rest
 		}
 	}
-	if file == "" && strings.Contains(said, "SKIP") {
+	if file == "" && strings.Contains(said, "SKIP") && os.Getenv("CI") == "" {
 		t.Skip(said)
 	}
 	content, err := os.ReadFile(file)

@@ -510,7 +510,7 @@ func TestServerDiesWithAKilledParent(t *testing.T) {
 	for lines := bufio.NewScanner(out); pid == 0 && lines.Scan(); said += lines.Text() + "\n" {
 		_, _ = fmt.Sscan(strings.TrimPrefix(lines.Text(), "ready "), &pid, &dir, &file)
 	}
-	if pid == 0 && strings.Contains(said, "SKIP") {
+	if pid == 0 && strings.Contains(said, "SKIP") && os.Getenv("CI") == "" {
 		t.Skip(said)
 	}
 	if pid == 0 {
