@@ -107,9 +107,16 @@ func racers() []contender {
 	}
 }
 
-// racing are the racers whose names hold who.
-func racing(who string) []contender {
-	return slices.DeleteFunc(racers(), func(c contender) bool { return !strings.Contains(c.name, who) })
+// chosen are those of all that who names: whose names hold it, or who are listed in it,
+// divided by semicolons.
+func chosen(all []contender, who string) []contender {
+	names := strings.Split(who, ";")
+	return slices.DeleteFunc(all, func(c contender) bool {
+		if len(names) > 1 {
+			return !slices.Contains(names, c.name)
+		}
+		return !strings.Contains(c.name, who)
+	})
 }
 
 // dialer counts what it dials: without TLS and without cancellations, the logins.

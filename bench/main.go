@@ -18,7 +18,6 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
@@ -27,7 +26,7 @@ func main() {
 	rounds := flag.Int("rounds", 7, "rotations for each contender and load")
 	scale := flag.Bool("scale", false, "measure the cost of large drains instead")
 	only := flag.String("load", "", "one load only: think, saturated or long")
-	who := flag.String("contenders", "", "only those whose names hold this text")
+	who := flag.String("contenders", "", "only those whose names hold this text; or those with these names, divided by semicolons")
 	tls := flag.Bool("tls", false, "rotations with TLS (sslmode=verify-full)")
 	tell := flag.Bool("race", false, "tell each contender the stories of a rotation instead")
 	told := flag.String("story", "", "with -race, one story only: revoked, in-place, refused or overhead")
@@ -67,10 +66,7 @@ func rotations(ctx context.Context, rounds int, only, who string, tls bool) (err
 		}
 		all := map[string][]outcome{}
 		for range rounds {
-			for _, c := range contenders() {
-				if !strings.Contains(c.name, who) {
-					continue
-				}
+			for _, c := range chosen(contenders(), who) {
 				o, err := e.observe(ctx, c, l)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", l.name, c.name, err)

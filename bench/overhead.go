@@ -28,7 +28,7 @@ func (e *env) overhead(ctx context.Context, w *bytes.Buffer, who string, n effor
 	}
 	queries, logins := map[string][]expense{}, map[string][]expense{}
 	for range n.rounds {
-		for _, c := range racing(who) {
+		for _, c := range chosen(racers(), who) {
 			q, err := e.spend(ctx, c, load{conns: 1}, role, n.queries)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
@@ -43,7 +43,7 @@ func (e *env) overhead(ctx context.Context, w *bytes.Buffer, who string, n effor
 	fmt.Fprintf(w, "\n## Nothing is rotated\n\nOne query after the other on one connection, and the same where each logs in: medians of %d rounds of %d and %d.\n\n", n.rounds, n.queries, n.logins)
 	fmt.Fprintln(w, "| | query µs | allocations | login and query µs | allocations |")
 	fmt.Fprintln(w, "|---|--:|--:|--:|--:|")
-	for _, c := range racing(who) {
+	for _, c := range chosen(racers(), who) {
 		q, l := queries[c.name], logins[c.name]
 		fmt.Fprintf(w, "| %s | %.0f | %.0f | %.0f | %.0f |\n", c.name, medianOf(q, micros), medianOf(q, allocs), medianOf(l, micros), medianOf(l, allocs))
 	}

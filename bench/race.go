@@ -269,7 +269,7 @@ func race(ctx context.Context, only, who, dir string) (err error) {
 
 // run has those contenders live through a story, one after the other, whose names hold who.
 func (e *env) run(ctx context.Context, s story, who string) (lanes []lane, err error) {
-	for _, c := range racing(who) {
+	for _, c := range chosen(racers(), who) {
 		p, err := e.perform(ctx, c, s)
 		if err != nil {
 			return nil, fmt.Errorf("%s, %s: %w", s.name, c.name, err)
