@@ -44,21 +44,33 @@ func (q question) put() {
 			answer = c.askSession(c.ctx, s)
 		}
 	} else {
-		answer = c.askIdle(a.Version)
+		a.Version, answer = c.askIdle(a.Version)
 	}
 	c.step(rotation.Asked{Ask: a, Answer: answer})
 }
 
-// askIdle borrows an idle connection of one of the pools, and asks on it if it has
-// logged in with the version in question.
-func (c *Connector) askIdle(version rotation.VersionID) (answer rotation.Answer) {
+// askIdle borrows an idle connection of each pool in turn, and asks on it, until one answers
+// that has logged in with the version in question. It returns what the last one answered,
+// and for which version.
+func (c *Connector) askIdle(version rotation.VersionID) (asked rotation.VersionID, answer rotation.Answer) {
+	asked = version
+	heard := func(of rotation.VersionID, said rotation.Answer) (enough bool) {
+		if said != rotation.Unanswered {
+			asked, answer = of, said
+		}
+		return said != rotation.Unanswered && of == version
+	}
 	for _, db := range c.idlePools() {
-		answer = c.askPool(db, version)
-		if answer != rotation.Unanswered {
-			return answer
+		if heard(c.askPool(db)) {
+			return asked, answer
 		}
 	}
-	return c.askPools(version)
+	for _, ask := range c.askers() {
+		if heard(c.askNative(ask)) {
+			return asked, answer
+		}
+	}
+	return asked, answer
 }
 
 // idlePools returns the pools that have an idle connection.
@@ -77,24 +89,23 @@ func (c *Connector) idlePools() (dbs []*sql.DB) {
 	return idle
 }
 
-func (c *Connector) askPool(db *sql.DB, version rotation.VersionID) (answer rotation.Answer) {
+// askPool asks on the connection that the pool would give to its next caller, if it is idle.
+func (c *Connector) askPool(db *sql.DB) (asked rotation.VersionID, answer rotation.Answer) {
 	ctx, cancel := context.WithTimeout(context.WithValue(c.ctx, borrowing{}, true), borrowTimeout)
 	conn, err := db.Conn(ctx)
 	cancel()
 	if err != nil {
-		return rotation.Unanswered
+		return 0, rotation.Unanswered
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.Raw(func(raw any) error {
-		s := c.sessionOf(raw)
-		if s == nil || s.version.id != version {
-			return nil
+		if s := c.sessionOf(raw); s != nil {
+			asked, answer = s.version.id, c.askSession(c.ctx, s)
+			s.used.Store(false) // the question is no use, and says more than what was before it
 		}
-		answer = c.askSession(c.ctx, s)
-		s.used.Store(false) // the question is no use, and says more than what was before it
 		return nil
 	})
-	return answer
+	return asked, answer
 }
 
 // sessionOf returns the session whose driver's connection a pool has, or nil.

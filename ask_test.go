@@ -110,7 +110,7 @@ func saturate(t *testing.T, workers, questions int) (answered int, wait time.Dur
 		version := r.c.rules.Current()
 		r.c.mu.Unlock()
 		for range questions {
-			if answer := r.c.askIdle(version); answer == rotation.Lives {
+			if _, answer := r.c.askIdle(version); answer == rotation.Lives {
 				answered++
 			} else if answer != rotation.Unanswered {
 				t.Errorf("the answer is %v", answer)

@@ -74,6 +74,7 @@ type Config struct {
 	// use, the connector asks the server whether the role in use still lives: by a query
 	// on an idle connection of the pool, if there is one. Zero means 20 s; negative means
 	// never. After a pool was not used for that long, the server is asked at its first use.
+	// (A role that has a successor is asked after in any case while it has connections.)
 	RoleCheck time.Duration
 
 	// NoFallback keeps a superseded password from being tried with [InPlace] while its

@@ -183,38 +183,39 @@ func (c *Connector) retire(p *pool) {
 	poke(c.wake)
 }
 
-// askPools puts the probe query to an idle connection of each Pool until one answers that
-// has logged in with the version in question.
-func (c *Connector) askPools(version rotation.VersionID) rotation.Answer {
-	query := c.cfg.probeQuery()
-	if query == "" {
-		return rotation.Unanswered
-	}
+// asker is PoolConfig.Ask.
+type asker = func(context.Context, string) (*Session, error)
+
+// askers returns those of the Pools that have one.
+func (c *Connector) askers() (asks []asker) {
 	c.mu.Lock()
-	var asks []func(context.Context, string) (*Session, error)
+	defer c.mu.Unlock()
 	for _, p := range c.pools {
 		if !p.byAge() && p.cfg.Ask != nil {
 			asks = append(asks, p.cfg.Ask)
 		}
 	}
-	c.mu.Unlock()
-	for _, ask := range asks {
-		ctx, cancel := context.WithTimeout(c.ctx, questionTimeout)
-		asked, err := call(ctx, &c.calls.probes, func(ctx context.Context) (*Session, error) {
-			asked, err := ask(ctx, query)
-			if err != nil {
-				err = newLoginError(c.cfg.Opener, err)
-			}
-			return asked, err
-		}, nil)
-		cancel()
-		if asked == nil || asked.s.version.id != version {
-			continue
-		}
-		asked.s.used.Store(false) // the question is no use, and says more than what was before it
-		if answer := c.answered(asked.s, err); answer != rotation.Unanswered {
-			return answer
-		}
+	return asks
+}
+
+// askNative has a Pool put the probe query to an idle connection.
+func (c *Connector) askNative(ask asker) (of rotation.VersionID, answer rotation.Answer) {
+	query := c.cfg.probeQuery()
+	if query == "" {
+		return 0, rotation.Unanswered
 	}
-	return rotation.Unanswered
+	ctx, cancel := context.WithTimeout(c.ctx, questionTimeout)
+	defer cancel()
+	asked, err := call(ctx, &c.calls.probes, func(ctx context.Context) (*Session, error) {
+		asked, err := ask(ctx, query)
+		if err != nil {
+			err = newLoginError(c.cfg.Opener, err)
+		}
+		return asked, err
+	}, nil)
+	if asked == nil {
+		return 0, rotation.Unanswered
+	}
+	asked.s.used.Store(false) // the question is no use, and says more than what was before it
+	return asked.s.version.id, c.answered(asked.s, err)
 }

@@ -13,6 +13,9 @@ const (
 	oldMax = 10 * time.Minute
 	oldAll = 5 * time.Second
 
+	// roomPatience is how long a login that asks after an old role waits for room.
+	roomPatience = time.Second
+
 	// A pool that isn't used is asked after this long.
 	idleMax = 10 * time.Minute
 
@@ -24,15 +27,16 @@ const (
 	askPatience = 30 * time.Second
 )
 
-// question is how asking after the current role stands: on an idle connection, or else on
-// a spare, or else by a login.
+// question is how asking after roles stands. One is asked after at a time.
 type question struct {
 	pending  Ask     // if its Began isn't zero
-	stage    stage   // the way that is tried next
-	answered Instant // when the last answer came that said it lives
+	stage    stage   // of the current role: the way that is tried next
+	answered Instant // when the last answer came that said the current role lives
 	useless  bool    // a query can't tell
 }
 
+// stage is a way to ask after the current role: on an idle connection, or else on a spare,
+// or else by a login.
 type stage uint8
 
 const (
@@ -41,30 +45,58 @@ const (
 	askLogin
 )
 
-// oldRole is the login that asks whether an old role still lives: its sessions fail every
-// query but no ping, so somebody has to. Of several it is the one that is due first. The
-// longer a role has been superseded, the less often it is asked after.
-func (s *State) oldRole(now Now) plannedLogin {
-	l := plannedLogin{purpose: AskOld, at: Never, crowd: true}
+// nextOld returns the old role that is to be asked after next, and when; nil: none is. Its
+// sessions fail every query but no ping, so somebody has to. Of several it is the one that
+// is due first. The longer a role has been superseded, the less often it is asked after.
+func (s *State) nextOld(now Now) (old *version, at Instant) {
 	c := s.current()
+	at = Never
 	for _, v := range s.versions {
 		if v.dead || v.user == c.user || !v.outdated || v.loginEnd().Past(now) || !s.inPool(v) {
 			continue
 		}
-		if v.askAt < l.at {
-			l.v, l.at = v, v.askAt
+		if v.askAt < at {
+			old, at = v, v.askAt
 		}
 	}
-	l.at = max(l.at, s.askOldAt)
+	return old, max(at, s.askOldAt)
+}
+
+// byLogin reports whether an old role is asked after by a login, because no query can tell,
+// or nobody has answered one.
+func (s *State) byLogin(v *version) bool {
+	return v.askByLogin || !s.cfg.AskByQuery || s.cfg.AskAfter <= 0 || s.ask.useless || v.queryLies
+}
+
+// oldRole is the login that asks after an old role. Where there is no room for it, it waits
+// for a while until a spare has been taken: to close one costs two logins in place of one.
+func (s *State) oldRole(now Now) plannedLogin {
+	l := plannedLogin{purpose: AskOld, at: Never, crowd: Never}
+	if v, at := s.nextOld(now); v != nil && s.byLogin(v) {
+		l.v, l.at, l.crowd = v, at, at
+		if s.asksOld > 0 {
+			l.crowd = at.Add(roomPatience)
+		}
+	}
 	return l
 }
 
-// askedOld notes that an old role is being asked after.
+// askedOld notes that an old role has been asked after, or is being asked after by a login.
 func (s *State) askedOld(v *version, now Now) {
-	s.counts.Asks++
 	s.asksOld++
 	s.askOldAt = now.Mono.Add(backoff(s.asksOld, oldMin, oldAll))
 	v.askAt = now.Mono.Add(min(max(now.Mono.Sub(v.superseded)/8, oldMin), oldMax))
+	v.askByLogin = false
+}
+
+// answeredOld takes in what came of a question on an idle connection that was to be one of
+// v's. If it was another's, so would be that of the next caller: then v's role can wait, if
+// it was known to live not long ago.
+func (s *State) answeredOld(v *version, ev Asked, now Now) {
+	recently := v.livedAt != 0 && now.Mono < v.livedAt.Add(s.cfg.AskAfter)
+	if v.askByLogin = ev.Answer != Lives || !recently; !v.askByLogin {
+		s.askedOld(v, now)
+	}
 }
 
 // unansweredOld notes that a login which was to ask after an old role failed for another
@@ -122,7 +154,8 @@ func (s *State) used() bool {
 	return slices.ContainsFunc(s.pools, func(p *pool) bool { return p.managed && p.used > last })
 }
 
-// planAsk has the current role asked after on a session that there is, if it is time.
+// planAsk has a role asked after on a session that there is, if it is time: an old one, or
+// the current one.
 func (s *State) planAsk(now Now) (wake Instant) {
 	c := s.current()
 	if c == nil {
@@ -136,11 +169,19 @@ func (s *State) planAsk(now Now) (wake Instant) {
 		}
 		s.asked(Asked{Ask: q.pending, Answer: Unanswered}, now)
 	}
+	wake = Never
+	if v, at := s.nextOld(now); v != nil && !s.byLogin(v) && !s.closed && !s.hardEnd(c).Past(now) {
+		if now.Mono >= at {
+			s.put(Ask{How: OnIdle, Version: v.id, Began: now.Mono})
+			return Never
+		}
+		wake = at
+	}
 	due, look, heed := s.askDue(c, now)
 	if now.Mono < due {
 		s.fx.Heed = heed
 		q.stage = askIdle
-		return min(due, look)
+		return min(wake, due, look)
 	}
 	if !s.cfg.AskByQuery || q.useless || c.queryLies {
 		q.stage = askLogin
@@ -150,7 +191,7 @@ func (s *State) planAsk(now Now) (wake Instant) {
 		s.put(Ask{How: OnIdle, Version: c.id, Began: now.Mono})
 	case askSpare:
 		if _, ready := s.room(); !ready {
-			return Never // what isn't ready brings us back: a spare that is asked is no readier
+			return wake // what isn't ready brings us back: a spare that is asked is no readier
 		}
 		x := s.youngestSpare(now)
 		if x == nil || x.v != c {
@@ -161,7 +202,7 @@ func (s *State) planAsk(now Now) (wake Instant) {
 		s.put(Ask{How: OnSpare, Version: c.id, Session: x.id, Began: now.Mono})
 	case askLogin: // see currentRole
 	}
-	return Never
+	return wake
 }
 
 func (s *State) put(a Ask) {
@@ -173,7 +214,7 @@ func (s *State) put(a Ask) {
 // currentRole is the login that asks after the current role, when nothing else can. A
 // pool that isn't used is not worth one.
 func (s *State) currentRole(c *version, now Now) plannedLogin {
-	l := plannedLogin{v: c, purpose: AskCurrent, at: Never, crowd: true}
+	l := plannedLogin{v: c, purpose: AskCurrent, at: Never}
 	if s.ask.stage == askLogin && s.used() {
 		l.at, _, _ = s.askDue(c, now)
 	}
@@ -190,18 +231,31 @@ func (s *State) asked(ev Asked, now Now) {
 	if ev.Ask.Began == 0 || ev.Ask.Began != q.pending.Began {
 		return // too late
 	}
+	meant := q.pending.Version
 	q.pending = Ask{}
-	q.stage++ // if the question still stands: see planAsk
 	switch ev.Answer {
 	case Lives:
-		if ev.Ask.Version == s.Current() {
-			q.answered = now.Mono
-		}
+		s.lives(ev.Ask.Version, now)
 	case Refuses:
 		s.queryRefused(ev.Ask.Version, now)
 	case Unasked:
 		q.useless = true
 	case Unanswered:
+	}
+	if meant == s.Current() {
+		q.stage++ // if the question still stands: see planAsk
+	} else if v := s.findVersion(meant); v != nil {
+		s.answeredOld(v, ev, now)
+	}
+}
+
+// lives notes that the role of a version has answered a query.
+func (s *State) lives(id VersionID, now Now) {
+	if id == s.Current() {
+		s.ask.answered = now.Mono
+	}
+	if v := s.findVersion(id); v != nil {
+		v.livedAt = now.Mono
 	}
 }
 
@@ -222,11 +276,11 @@ func (s *State) answeredBy(x *session, a Answer, now Now) {
 // queryRefused notes that a role is dead, by the word of a session of its own. If it is
 // the current one that is an episode of refusals: logins would fare no better.
 func (s *State) queryRefused(id VersionID, now Now) {
-	i := slices.IndexFunc(s.versions, func(v *version) bool { return v.id == id })
-	if i < 0 || s.versions[i].queryLies {
+	asked := s.findVersion(id)
+	if asked == nil || asked.queryLies {
 		return
 	}
-	user, c := s.versions[i].user, s.current()
+	user, c := asked.user, s.current()
 	for _, v := range s.versions {
 		if v.user == user {
 			v.refusedAt, v.unclear = now.Mono, false

@@ -328,7 +328,7 @@ func TestAnAnswerOfAnotherVersion(t *testing.T) {
 		r.connect()
 		r.readUser(2, 1, time.Time{})
 		r.ok(r.own(Prove))
-		r.s.versions[1].user = 7
+		r.s.versions[1].user, r.s.versions[1].askAt = 7, Never
 		r.s.pools[0].drain.told = Never - 1 // the drain waits
 		r.logins = nil
 		r.after(20 * sec)
@@ -495,6 +495,8 @@ func TestWhatAnswersSay(t *testing.T) {
 		r.connect()
 		r.read(2)
 		r.ok(r.own(Prove))
+		r.step(Asked{Ask: r.fx.Asks[0], Answer: Lives})
+		r.s.versions[1].askAt = Never // nobody asks after the old one again
 		r.connect()
 		r.after(20 * sec)
 		r.logins, r.told = nil, nil
@@ -553,5 +555,165 @@ func TestHowLongAnUnansweredQuestionHoldsUpTheNext(t *testing.T) {
 	x.began = r.now.Mono.Add(-5 * sec)
 	if r.s.unansweredOld(x, r.now); r.s.askOldAt != r.now.Mono.Add(10*sec) {
 		t.Errorf("it waits for %v", r.s.askOldAt.Sub(r.now.Mono))
+	}
+}
+
+// drainWithQuestions has a pool of three whose credential has just had a successor that works,
+// and the question after the old role that comes of it.
+func drainWithQuestions(t *testing.T, change func(*Config)) (*rig, Ask) {
+	t.Helper()
+	cfg := overlapping()
+	cfg.AskAfter, cfg.AskByQuery = 20*sec, true
+	if change != nil {
+		change(&cfg)
+	}
+	r := newRig(t, cfg)
+	r.fill(3)
+	r.read(2)
+	r.ok(r.own(Prove))
+	if len(r.fx.Asks) == 0 {
+		return r, Ask{}
+	}
+	return r, r.fx.Asks[0]
+}
+
+// An old role is asked after by a query, which takes no login and no spare's room, for as long
+// as its sessions answer.
+func TestAnOldRoleIsAskedAfterByQuery(t *testing.T) {
+	r, ask := drainWithQuestions(t, nil)
+	if ask.How != OnIdle || ask.Version != 1 || r.s.counts.Asks != 1 {
+		t.Fatalf("asks %+v, which count as %d", ask, r.s.counts.Asks)
+	}
+	from := r.now.Mono
+	for _, at := range []time.Duration{250 * ms, 750 * ms, 1750 * ms} {
+		r.step(Asked{Ask: ask, Answer: Lives})
+		if n := len(r.in(Closing)) + len(r.logins) + len(r.fx.Asks); n > 0 || len(r.in(Spare)) != 1 {
+			t.Fatalf("closing %v, logins %v, asks %v, spares %v", r.in(Closing), r.logins, r.fx.Asks, r.in(Spare))
+		}
+		r.until(from.Add(at) - 1)
+		r.none()
+		if len(r.fx.Asks) > 0 {
+			t.Fatalf("asked again before %v", at)
+		}
+		if r.fx.Wake > from.Add(at) {
+			t.Fatalf("it wakes in %v", r.fx.Wake.Sub(r.now.Mono))
+		}
+		r.until(from.Add(at))
+		if len(r.fx.Asks) != 1 {
+			t.Fatalf("not asked again after %v", at)
+		}
+		ask = r.fx.Asks[0]
+	}
+}
+
+// What follows from the answer to a question after an old role, which a session of the latest
+// one may have given.
+func TestWhatFollowsFromAnAnswerAfterAnOldRole(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		known         time.Duration // for how long it was known to live when it was superseded; negative: it wasn't
+		version       VersionID
+		answer        Answer
+		login, again  bool // by what it is asked after next, whenever that is
+		dead, refused bool
+	}{
+		{name: "it lives", known: -1, version: 1, answer: Lives, again: true},
+		{name: "it is dead", known: -1, version: 1, answer: Refuses, dead: true},
+		{name: "another one lives, and nothing is known of it", known: -1, version: 2, answer: Lives, login: true},
+		{name: "another one does, and it did lately", known: 20*sec - 1, version: 2, answer: Lives, again: true},
+		{name: "another one does, and it did some time ago", known: 20 * sec, version: 2, answer: Lives, login: true},
+		{name: "the latest one is dead", known: -1, version: 2, answer: Refuses, refused: true},
+		{name: "nobody is idle", known: sec, version: 1, answer: Unanswered, login: true},
+		{name: "a query can't tell", known: sec, version: 1, answer: Unasked, login: true},
+	} {
+		r, ask := drainWithQuestions(t, nil)
+		if old := r.s.versions[1]; tt.known >= 0 {
+			old.livedAt = r.now.Mono.Add(-tt.known)
+		}
+		ask.Version = tt.version
+		r.step(Asked{Ask: ask, Answer: tt.answer})
+		r.close() // at the first question a spare makes room for a login
+		login := len(r.logins) == 1 && r.logins[0].Purpose == AskOld
+		old, at := r.s.nextOld(r.now)
+		again := !login && old != nil && !r.s.byLogin(old) && at == r.now.Mono.Add(oldMin)
+		if login != tt.login || again != tt.again {
+			t.Errorf("%s: by a login %v, by a query again %v", tt.name, login, again)
+		}
+		if r.s.versions[1].dead != tt.dead || r.s.ep.on != tt.refused {
+			t.Errorf("%s: it is dead %v, the latest is refused %v", tt.name, r.s.versions[1].dead, r.s.ep.on)
+		}
+		if !tt.login {
+			continue
+		}
+		r.ok(r.own(AskOld))
+		r.close()
+		r.ok(r.own(Replace))
+		r.after(oldMin)
+		if asks := len(r.fx.Asks); asks != 1 && !r.s.ask.useless || asks > 0 && r.s.ask.useless {
+			t.Errorf("%s: then it is asked after by %d queries", tt.name, asks)
+		}
+	}
+}
+
+// When no query can ask after an old role, or none should, a login does.
+func TestWhenAnOldRoleIsAskedAfterByLogin(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"there is no query":       func(c *Config) { c.AskByQuery = false },
+		"nobody wants any asking": func(c *Config) { c.AskAfter = -1 },
+	} {
+		r, ask := drainWithQuestions(t, change)
+		if ask != (Ask{}) {
+			t.Errorf("%s: asks %+v", name, ask)
+		}
+		r.close()
+		r.ok(r.own(AskOld))
+	}
+}
+
+// A question after an old role that hangs holds up no login, and is followed by one.
+func TestAQuestionAfterAnOldRoleThatHangs(t *testing.T) {
+	r, _ := drainWithQuestions(t, func(c *Config) { c.DrainTime = 10 * time.Minute; c.Overlap, c.MaxLifetime = time.Hour, 0 })
+	r.after(askPatience - 1)
+	r.none()
+	if len(r.fx.Asks) > 0 || len(r.in(Closing)) > 0 {
+		t.Fatalf("asks %v, closing %v", r.fx.Asks, r.in(Closing))
+	}
+	r.after(1)
+	r.close()
+	r.ok(r.own(AskOld))
+}
+
+// The login that asks after an old role waits for a second until there is room for it, but
+// for the first time: then it closes the spare.
+func TestALoginAfterAnOldRoleWaitsForRoom(t *testing.T) {
+	for _, room := range []bool{false, true} {
+		r := newRig(t, overlapping())
+		ids := r.fill(3)
+		r.read(2)
+		r.ok(r.own(Prove))
+		r.close()
+		r.ok(r.own(AskOld))
+		r.close()
+		r.ok(r.own(Replace))
+		r.after(oldMin)
+		r.none()
+		r.after(roomPatience - 1)
+		if len(r.in(Closing)) > 0 {
+			t.Fatal("a spare makes room at once")
+		}
+		if room {
+			r.s.pools[0].drain.told = Never - 1 // the drain waits
+			r.end(ids[2])
+			r.connect() // takes the spare
+			r.end(ids[1])
+			r.ok(r.own(AskOld))
+			continue
+		}
+		if r.fx.Wake != r.now.Mono+1 {
+			t.Errorf("it wakes in %v", r.fx.Wake.Sub(r.now.Mono))
+		}
+		r.after(1)
+		r.close()
+		r.ok(r.own(AskOld))
 	}
 }

@@ -116,6 +116,7 @@ func (s *State) loginSucceeded(ev LoginSucceeded, now Now) {
 	case !x.own():
 		s.move(x, Promised, NotRetired, now)
 	case x.purpose == AskOld:
+		x.v.livedAt = now.Mono
 		s.move(x, Closing, Answered, now)
 	default:
 		s.move(x, Spare, NotRetired, now) // if there is room for it: see fitSpares

@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"math"
-	"slices"
 	"time"
 )
 
@@ -130,14 +129,14 @@ func (s *State) Snapshot(now Now) Snapshot {
 
 // View returns what there is to see of one version now, and whether it is known.
 func (s *State) View(id VersionID) (VersionView, bool) {
-	i := slices.IndexFunc(s.versions, func(v *version) bool { return v.id == id })
-	if i < 0 {
+	v := s.findVersion(id)
+	if v == nil {
 		return VersionView{}, false
 	}
-	view := s.view(s.versions[i])
+	view := s.view(v)
 	count := func(sessions []*session) {
 		for _, x := range sessions {
-			if x.v == s.versions[i] {
+			if x.v == v {
 				view.count(x)
 			}
 		}

@@ -62,7 +62,7 @@ type plannedLogin struct {
 	v       *version
 	purpose Purpose
 	at      Instant // when it should begin; Never: it isn't called for
-	crowd   bool    // spares make room for it
+	crowd   Instant // when spares make room for it
 }
 
 // planLogins begins the connector's own login that is needed most, if there is room for
@@ -88,7 +88,9 @@ func (s *State) planLogins(now Now) (wake Instant) {
 		case free >= 1:
 			s.startLogin(l, now)
 			return Never
-		case l.crowd && s.makeRoom(now):
+		case now.Mono < l.crowd:
+			wake = min(wake, l.crowd)
+		case s.makeRoom(now):
 			return Never // the end of what makes room brings us back
 		}
 	}
@@ -130,6 +132,7 @@ func (s *State) startLogin(l plannedLogin, now Now) {
 	x := s.newSession(l.v, l.purpose, nil, now)
 	s.fx.Logins = append(s.fx.Logins, Login{x.id, l.purpose})
 	if l.purpose == AskOld {
+		s.counts.Asks++
 		s.askedOld(l.v, now)
 	} else {
 		s.wanted = 0
@@ -154,7 +157,7 @@ func (s *State) makeRoom(now Now) bool {
 // proof is the login that finds out whether the latest version is accepted, if that
 // isn't known and somebody cares.
 func (s *State) proof(c *version, now Now) plannedLogin {
-	l := plannedLogin{v: c, purpose: Prove, at: Never, crowd: true}
+	l := plannedLogin{v: c, purpose: Prove, at: Never}
 	deserted := s.abandoned > maxAbandoned
 	switch {
 	case !s.ep.on && !deserted && (c.proven || len(s.versions) == 1):
@@ -182,7 +185,7 @@ func (s *State) inUse() bool {
 // replacement is the login for the next spare: for the next session that goes, and for
 // each that has gone and isn't replaced.
 func (s *State) replacement(c *version, free int) plannedLogin {
-	l := plannedLogin{v: c, purpose: Replace, at: Never}
+	l := plannedLogin{v: c, purpose: Replace, at: Never, crowd: Never}
 	if !c.proven || s.ep.on || free < 1 {
 		return l
 	}

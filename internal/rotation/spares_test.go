@@ -555,7 +555,7 @@ func TestWhenAProofIsCalledFor(t *testing.T) {
 		if tt.at >= 0 {
 			want = r.now.Mono.Add(tt.at)
 		}
-		if l := r.s.proof(r.s.current(), r.now); l.at != want || !l.crowd || l.purpose != Prove {
+		if l := r.s.proof(r.s.current(), r.now); l.at != want || l.crowd != 0 || l.purpose != Prove {
 			t.Errorf("%s: %+v, in %v", tt.name, l, l.at.Sub(r.now.Mono))
 		}
 	}

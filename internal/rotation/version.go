@@ -37,6 +37,8 @@ type version struct {
 	warned     bool      // it has been said that it ends soon
 	mourned    bool      // and that it has ended
 	askAt      Instant   // when it is next asked after, once it is outdated
+	askByLogin bool      // because nobody has answered a query
+	livedAt    Instant   // when its role was last known to live, since it was superseded; zero: never
 	sessions   int       // on the ledger
 	armed      End       // its hard end as last announced
 	outdated   bool      // derived anew at each step
@@ -128,7 +130,7 @@ func (s *State) rotate(ev CredentialRead, now Now) {
 	v.notAfter, v.renewed, v.lease = ev.NotAfter, now.Mono, endAt(ev.NotAfter, now)
 	s.versions = slices.Insert(s.versions, 0, v)
 	if last != nil {
-		last.superseded, last.askAt = now.Mono, 0
+		last.superseded, last.askAt, last.askByLogin, last.livedAt = now.Mono, 0, false, 0
 		if s.cfg.Kind == Overlapping {
 			last.overlap = endAfter(s.cfg.Overlap-s.cfg.Lag, now)
 		}
@@ -148,13 +150,18 @@ func (s *State) rotate(ev CredentialRead, now Now) {
 
 // takeVersion takes a version off the list, if it is on it.
 func (s *State) takeVersion(id VersionID) *version {
+	v := s.findVersion(id)
+	s.versions = slices.DeleteFunc(s.versions, func(other *version) bool { return other == v })
+	return v
+}
+
+// findVersion returns the version of that number, or nil.
+func (s *State) findVersion(id VersionID) *version {
 	i := slices.IndexFunc(s.versions, func(v *version) bool { return v.id == id })
-	if i == -1 {
+	if i < 0 {
 		return nil
 	}
-	v := s.versions[i]
-	s.versions = slices.Delete(s.versions, i, i+1)
-	return v
+	return s.versions[i]
 }
 
 // dies notes that v's role is dead before its time: its sessions fail their queries,
@@ -268,6 +275,6 @@ func (s *State) forget(now Now) {
 
 // Usable reports whether a login with the version may be made at all now.
 func (s *State) Usable(id VersionID, now Now) bool {
-	i := slices.IndexFunc(s.versions, func(v *version) bool { return v.id == id })
-	return i >= 0 && s.usable(s.versions[i], now)
+	v := s.findVersion(id)
+	return v != nil && s.usable(v, now)
 }
