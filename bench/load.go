@@ -6,18 +6,11 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
 	mathrand "math/rand/v2"
-	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
 
 // load is what the workers do.
@@ -140,147 +133,4 @@ func (l load) fill(ctx context.Context, p pool) error {
 		err = errors.Join(err, <-errs)
 	}
 	return err
-}
-
-// env is the server, and the role that was made last.
-type env struct {
-	server *pgtest.Server
-	dir    string // of the credential files
-	roles  int
-}
-
-func newEnv(ctx context.Context, server *pgtest.Server) (*env, error) {
-	for _, statement := range []string{
-		"create table account (id int primary key, balance int not null)",
-		fmt.Sprintf("insert into account select n, 100 from generate_series(1, %d) n", accounts),
-		"vacuum analyze account",
-	} {
-		if _, err := server.Admin().ExecContext(ctx, statement); err != nil {
-			return nil, err
-		}
-	}
-	dir, err := os.MkdirTemp("", "sqlrotate-bench-")
-	return &env{server: server, dir: dir}, err
-}
-
-func (e *env) close() { _ = os.RemoveAll(e.dir) }
-
-// file returns the path of the file for a login, and those that replace it.
-func (e *env) file(l login) string { return filepath.Join(e.dir, l.user+".json") }
-
-func (e *env) newRole(ctx context.Context) (login, error) {
-	e.roles++
-	l := newPassword(login{user: roleName(e.roles)})
-	return l, e.server.CreateRole(ctx, l.user, l.password)
-}
-
-func roleName(n int) string { return fmt.Sprintf("bench_%d", n) }
-
-// newPassword returns the login with another password.
-func newPassword(l login) login { return login{l.user, rand.Text()} }
-
-// sessions returns how many sessions the contender has, and how many of them are
-// not the latest role's.
-func (e *env) sessions(ctx context.Context, latest login) (all, old int, err error) {
-	err = e.server.Admin().QueryRowContext(ctx, "select count(*), count(*) filter (where usename <> $1)"+
-		" from pg_stat_activity where usename like 'bench%'", latest.user).Scan(&all, &old)
-	return all, old, err
-}
-
-// outcome is what one rotation did.
-type outcome struct {
-	before           dist          // in the slice before it
-	worst            dist          // in the worst slice from it until aftermath
-	gone             time.Duration // until no session of the old role was left
-	failed           int           // operations, from the beginning to the end
-	err              error         // of the first one that failed
-	logins           int64         // from the rotation on
-	peakBefore, peak int           // sessions
-}
-
-const (
-	warmUp    = 2 * time.Second
-	aftermath = time.Second      // how long after the last old session a stall still counts
-	calmFor   = 6 * time.Second  // how long an undisturbed load is watched
-	patience  = 60 * time.Second // with old sessions
-	sampling  = 25 * time.Millisecond
-)
-
-func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err error) {
-	old, err := e.newRole(ctx)
-	if err != nil {
-		return o, err
-	}
-	next, err := e.newRole(ctx)
-	if err != nil {
-		return o, err
-	}
-	p, err := c.open(e, l, leisurely(), old)
-	if err != nil {
-		return o, err
-	}
-	defer p.close()
-	if err := l.fill(ctx, p); err != nil {
-		return o, err
-	}
-	runtime.GC() // of what the one before has left
-	r := l.start(ctx, p)
-	defer r.finish()
-
-	watch := func(latest login, peak *int, f func(old int) bool) error { return e.watch(ctx, latest, peak, f) }
-	during := func(d time.Duration) func(int) bool {
-		end := time.Now().Add(d)
-		return func(int) bool { return !time.Now().Before(end) }
-	}
-	if err := watch(old, &o.peakBefore, during(warmUp+slice)); err != nil {
-		return o, err
-	}
-
-	start, logins := time.Now(), p.logins()
-	gone := func(old int) bool { return old == 0 || time.Since(start) > patience }
-	if c.calm {
-		next, gone = old, during(calmFor)
-	} else if err := p.rotate(next); err != nil {
-		return o, err
-	}
-	if err := watch(next, &o.peak, gone); err != nil {
-		return o, err
-	}
-	o.gone = time.Since(start)
-	end := time.Now().Add(aftermath)
-	if least := start.Add(slice); end.Before(least) {
-		end = least
-	}
-	if err := watch(next, &o.peak, during(time.Until(end))); err != nil {
-		return o, err
-	}
-	o.logins = p.logins() - logins
-
-	samples := r.finish()
-	o.before = over(samples, start.Add(-slice), start)
-	o.worst = worst(samples, start, end)
-	o.failed, o.err = len(r.failed), r.err
-	return o, nil
-}
-
-// watch samples the sessions until f is true of the number of old ones, and notes the most
-// that there were at once.
-func (e *env) watch(ctx context.Context, latest login, peak *int, f func(old int) bool) error {
-	tick := time.NewTicker(sampling)
-	defer tick.Stop()
-	for {
-		all, old, err := e.sessions(ctx, latest)
-		if err != nil {
-			return err
-		}
-		*peak = max(*peak, all)
-		if f(old) {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"fmt"
 	"math"
 	mathrand "math/rand/v2"
 	"slices"
@@ -92,4 +93,22 @@ func ratioOfMedians(a, b []float64) (ratio, low, high float64) {
 	}
 	slices.Sort(ratios)
 	return quartileOf(a, 2) / quartileOf(b, 2), ratios[draws/20], ratios[draws-draws/20-1]
+}
+
+// short returns a figure as far as it means anything.
+func short(x float64) string {
+	if x >= 10 {
+		return fmt.Sprintf("%.0f", x)
+	}
+	return fmt.Sprintf("%.2g", x)
+}
+
+// quartileOf returns the q-th quartile: of an even number of values, the upper of
+// two candidates.
+func quartileOf(values []float64, q int) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(len(sorted)*q/4, len(sorted)-1)]
 }

@@ -1,0 +1,58 @@
+// The server that all of it happens on, and the roles there.
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/sqlrotate/sqlrotate/internal/pgtest"
+)
+
+// env is the server, and the role that was made last.
+type env struct {
+	server *pgtest.Server
+	dir    string // of the credential files
+	roles  int
+}
+
+func newEnv(ctx context.Context, server *pgtest.Server) (*env, error) {
+	for _, statement := range []string{
+		"create table account (id int primary key, balance int not null)",
+		fmt.Sprintf("insert into account select n, 100 from generate_series(1, %d) n", accounts),
+		"vacuum analyze account",
+	} {
+		if _, err := server.Admin().ExecContext(ctx, statement); err != nil {
+			return nil, err
+		}
+	}
+	dir, err := os.MkdirTemp("", "sqlrotate-bench-")
+	return &env{server: server, dir: dir}, err
+}
+
+func (e *env) close() { _ = os.RemoveAll(e.dir) }
+
+// file returns the path of the file for a login, and those that replace it.
+func (e *env) file(l login) string { return filepath.Join(e.dir, l.user+".json") }
+
+func (e *env) newRole(ctx context.Context) (login, error) {
+	e.roles++
+	l := newPassword(login{user: roleName(e.roles)})
+	return l, e.server.CreateRole(ctx, l.user, l.password)
+}
+
+func roleName(n int) string { return fmt.Sprintf("bench_%d", n) }
+
+// newPassword returns the login with another password.
+func newPassword(l login) login { return login{l.user, rand.Text()} }
+
+// sessions returns how many sessions the contender has, and how many of them are
+// not the latest role's.
+func (e *env) sessions(ctx context.Context, latest login) (all, old int, err error) {
+	err = e.server.Admin().QueryRowContext(ctx, "select count(*), count(*) filter (where usename <> $1)"+
+		" from pg_stat_activity where usename like 'bench%'", latest.user).Scan(&all, &old)
+	return all, old, err
+}
