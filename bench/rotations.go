@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,15 +40,18 @@ func rotations(ctx context.Context, rounds int, only, who string, tls bool) (err
 				all[c.name] = append(all[c.name], o)
 			}
 		}
-		report(l, all)
+		var b bytes.Buffer
+		report(&b, l, all)
+		fmt.Print(b.String())
 	}
 	return nil
 }
 
-func report(l load, all map[string][]outcome) {
-	fmt.Printf("\n### %s\n\n%s\n\n", l.name, l.about)
-	fmt.Println("| | | p50 ms | p99 ms | p99.9 ms | max ms | failed | logins | peak sessions | last old session gone |")
-	fmt.Println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+// report writes what the rotations under a load have done to each contender.
+func report(w *bytes.Buffer, l load, all map[string][]outcome) {
+	fmt.Fprintf(w, "\n### %s\n\n%s\n\n", l.name, l.about)
+	fmt.Fprintln(w, "| | | p50 ms | p99 ms | p99.9 ms | max ms | failed | logins | peak sessions | last old session gone |")
+	fmt.Fprintln(w, "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, c := range contenders() {
 		os := all[c.name]
 		if len(os) == 0 {
@@ -58,11 +62,11 @@ func report(l load, all map[string][]outcome) {
 			failed += o.failed
 		}
 		d := func(name string, pick func(outcome) dist, rest string) {
-			fmt.Printf("| %s |", name)
+			fmt.Fprintf(w, "| %s |", name)
 			for _, figure := range []func(dist) float64{dist.p50ms, dist.p99ms, dist.p999ms, dist.maxms} {
-				fmt.Printf(" %s |", short(median(os, func(o outcome) float64 { return figure(pick(o)) })))
+				fmt.Fprintf(w, " %s |", short(median(os, func(o outcome) float64 { return figure(pick(o)) })))
 			}
-			fmt.Printf(" %s |\n", rest)
+			fmt.Fprintf(w, " %s |\n", rest)
 		}
 		d(c.name+" | before", func(o outcome) dist { return o.before },
 			fmt.Sprintf(" | | %.0f |", median(os, func(o outcome) float64 { return float64(o.peakBefore) })))
@@ -75,28 +79,42 @@ func report(l load, all map[string][]outcome) {
 				median(os, func(o outcome) float64 { return float64(o.logins) }),
 				median(os, func(o outcome) float64 { return float64(o.peak) }), gone))
 	}
-	fmt.Println("\nRatios of p99.9: the median over the rotations, and the range of the middle half.")
-	fmt.Println()
+	compare(w, all)
+	for _, c := range contenders() {
+		for _, o := range all[c.name] {
+			if o.err != nil {
+				fmt.Fprintf(w, "- %s, first failure of one rotation: %v\n", c.name, o.err)
+				break
+			}
+		}
+	}
+}
+
+// compare writes how long operations took during rotations against how long before, and with
+// other contenders.
+func compare(w *bytes.Buffer, all map[string][]outcome) {
+	fmt.Fprintln(w, "\nRatios of p99.9: the median over the rotations, and the range of the middle half.")
+	fmt.Fprintln(w)
 	for _, c := range contenders() {
 		if len(all[c.name]) > 0 {
-			fmt.Printf("- %s, rotation to before: %s\n", c.name, spread(all[c.name], ratioToBefore))
+			fmt.Fprintf(w, "- %s, rotation to before: %s\n", c.name, spread(all[c.name], ratioToBefore))
 		}
 	}
 	for _, c := range contenders() {
 		for _, other := range against()[c.name] {
 			if ours, theirs := p999s(all[c.name]), p999s(all[other]); len(ours) > 0 && len(theirs) > 0 {
 				ratio, low, high := ratioOfMedians(ours, theirs)
-				fmt.Printf("- %s to %s, during a rotation: %s; of the medians: %s, with 90 %% certainty %s to %s\n",
+				fmt.Fprintf(w, "- %s to %s, during a rotation: %s; of the medians: %s, with 90 %% certainty %s to %s\n",
 					c.name, other, ratioBetween(all[c.name], all[other]), short(ratio), short(low), short(high))
 			}
 		}
 	}
+	fmt.Fprintln(w, "\nMaxima, over all rotations:")
+	fmt.Fprintln(w)
 	for _, c := range contenders() {
-		for _, o := range all[c.name] {
-			if o.err != nil {
-				fmt.Printf("- %s, first failure of one rotation: %v\n", c.name, o.err)
-				break
-			}
+		if os := all[c.name]; len(os) > 0 {
+			fmt.Fprintf(w, "- %s: p99.9 of a slice %s ms, one operation %s ms\n", c.name,
+				short(highest(os, func(o outcome) float64 { return o.worst.p999ms() })), short(highest(os, func(o outcome) float64 { return o.worst.maxms() })))
 		}
 	}
 }
@@ -119,6 +137,8 @@ func ratioBetween(a, b []outcome) string {
 }
 
 func median(os []outcome, f func(outcome) float64) float64 { return quartile(os, f, 2) }
+
+func highest(os []outcome, f func(outcome) float64) float64 { return quartile(os, f, 4) }
 
 func spread(os []outcome, f func(outcome) float64) string {
 	values := make([]float64, len(os))
