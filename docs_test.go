@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -239,7 +240,7 @@ func TestCommandsInDocsAreRun(t *testing.T) {
 		{`make (test|lint|soak|integration)\b`, ".ci/run", "for part in test lint soak integration; do"},
 		{`make demo\b`, "Makefile", "demo-short:\n\tgo run ./cmd/sqlrotate demo"},
 		{`sqlrotate drained `, "cmd/sqlrotate/drained_test.go", `exec.CommandContext(t.Context(), "sh", "-ec", command)`},
-		{`go run \./bench -race `, "bench/race_test.go", `e.run(t.Context(), s, "")`},
+		{`go run \./bench -race `, "bench/race_test.go", `e.run(t.Context(), s, "", shortLead)`},
 		{`promtool `, "integration/alerts/docs_test.go", `promtool .*$`},
 		{`vault write database/roles/app `, "integration/docs_test.go", "../docs/vault.md"},
 		{`vault write (database/roles|auth/kubernetes/role)/orders |printf .* \| vault policy write orders -$`, "integration/kubernetes/examples/vault_test.go", `"deploy.md"`},
@@ -303,6 +304,39 @@ func joined(lines string) string {
 		b.WriteString(strings.TrimSpace(line) + "\n")
 	}
 	return b.String()
+}
+
+// A page that leans on tests names those that there are.
+func TestTestsNamedInDocsExist(t *testing.T) {
+	there := map[string]bool{}
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, match := range regexp.MustCompile("(?m)^func (Test[A-Za-z0-9_]+)").FindAllSubmatch(text, -1) {
+			there[string(match[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range []string{"docs/failures.md", "docs/race.md"} {
+		text, err := os.ReadFile(filepath.FromSlash(page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile("`(Test[A-Za-z0-9_]+)").FindAllStringSubmatch(string(text), -1)
+		if len(named) == 0 {
+			t.Errorf("%s names no test", page)
+		}
+		for _, match := range named {
+			if !there[match[1]] {
+				t.Errorf("%s: there is no %s", page, match[1])
+			}
+		}
+	}
 }
 
 // What docs/tokens.md says that a program prints is recorded, and read in a test.

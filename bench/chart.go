@@ -48,11 +48,15 @@ type drawing struct {
 	bytes.Buffer
 	palette
 
+	narrower float64 // than width
 	from, to time.Duration
 }
 
+// edge is the right end of the lanes.
+func (d *drawing) edge() float64 { return width - d.narrower - right }
+
 func (d *drawing) x(at time.Duration) float64 {
-	return left + float64(at-d.from)/float64(d.to-d.from)*(width-left-right)
+	return left + float64(at-d.from)/float64(d.to-d.from)*(d.edge()-left)
 }
 
 func (d *drawing) put(format string, args ...any) { fmt.Fprintf(&d.Buffer, format+"\n", args...) }
@@ -71,15 +75,15 @@ func (d *drawing) box(x, y, w, h float64, colour string) {
 	d.put(`<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`, x, y, w, h, colour)
 }
 
-// drawStory returns the chart of a story.
-func drawStory(s story, lanes []lane, machine string, p palette) []byte {
-	d := &drawing{palette: p, from: -opening, to: s.end}
+// drawStory returns the chart of a story. One that is narrower is seen larger.
+func drawStory(s story, lanes []lane, machine string, p palette, narrower float64) []byte {
+	d := &drawing{palette: p, narrower: narrower, from: -opening, to: s.end}
 	height := float64(header + len(lanes)*laneHeight + footer)
-	d.put(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %.0f" font-family="ui-sans-serif, Helvetica, Arial, sans-serif">`, width, height)
-	d.box(0, 0, width, height, p.paper)
+	d.put(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="ui-sans-serif, Helvetica, Arial, sans-serif">`, width-narrower, height)
+	d.box(0, 0, width-narrower, height, p.paper)
 	d.text(left, 22, "start", p.ink, "15", s.title)
 	for i, m := range marks(lanes) { // above the lanes, on lines of their own if they are near one another
-		d.text(d.x(m.at), 42+float64(i%2)*14, anchorAt(d.x(m.at)), p.latency, "11", m.what)
+		d.text(d.x(m.at), 42+float64(i%2)*14, d.anchorAt(d.x(m.at)), p.latency, "11", m.what)
 	}
 	y := float64(header)
 	for _, l := range lanes {
@@ -103,8 +107,8 @@ func marks(lanes []lane) []mark {
 	return lanes[0].marks
 }
 
-func anchorAt(x float64) string {
-	if x > width-right-80 {
+func (d *drawing) anchorAt(x float64) string {
+	if x > d.edge()-80 {
 		return "end"
 	}
 	return "start"
@@ -116,7 +120,7 @@ func (d *drawing) lane(l lane, y float64) {
 	if len(l.failed) > 0 {
 		colour = d.failure
 	}
-	d.text(width-right, y+14, "end", colour, "12", fmt.Sprintf("%s failed of %s, p99.9 %s ms, longest %s ms",
+	d.text(d.edge(), y+14, "end", colour, "12", fmt.Sprintf("%s failed of %s, p99.9 %s ms, longest %s ms",
 		thousands(len(l.failed)), thousands(len(l.samples)), short(l.worst.p999ms()), short(l.worst.maxms())))
 	top := y + laneTitle
 	d.latencies(l, top)
@@ -135,7 +139,7 @@ func (d *drawing) latencies(l lane, top float64) {
 	bottom := top + latencyPart
 	for _, at := range []time.Duration{time.Millisecond, 100 * time.Millisecond, slowest} {
 		y := bottom - height(at)
-		d.line(left, y, width-right, y, d.faint, `stroke-width="0.6"`)
+		d.line(left, y, d.edge(), y, d.faint, `stroke-width="0.6"`)
 		d.text(left-4, y+3.5, "end", d.latency, "10", axis(at))
 	}
 	n := int((d.to - d.from) / bucket)
@@ -166,7 +170,7 @@ func (d *drawing) census(l lane, top float64) {
 		most = max(most, c.old+c.new)
 	}
 	bottom, scale := top+sessionsPart, sessionsPart/float64(most)
-	d.line(left, bottom, width-right, bottom, d.faint, `stroke-width="0.6"`)
+	d.line(left, bottom, d.edge(), bottom, d.faint, `stroke-width="0.6"`)
 	d.text(left-4, top+8, "end", d.latency, "10", fmt.Sprint(most))
 	d.text(left-4, bottom+2, "end", d.latency, "10", "0")
 	n := len(l.sessions)
@@ -210,9 +214,9 @@ func (d *drawing) legend(y float64) {
 	x := float64(left)
 	for _, item := range []struct{ colour, what string }{
 		{d.latency, "longest operation in 0.1 s"},
-		{d.failure, "an operation failed"},
-		{d.oldSessions, "sessions of the old role"},
-		{d.newSession, "of the new one"},
+		{d.failure, "a failure"},
+		{d.oldSessions, "sessions: old role"},
+		{d.newSession, "new role"},
 	} {
 		d.box(x, y-9, 10, 10, item.colour)
 		d.text(x+15, y, "start", d.ink, "11", item.what)

@@ -1,11 +1,12 @@
-// The contenders: pools that change their login, each in its own way.
+// The contenders: pools that change their login, each in its own way, and ours among them.
 
 package main
 
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
+	"database/sql/driver"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/lib/pq"
 	"github.com/sqlrotate/sqlrotate"
 	"github.com/sqlrotate/sqlrotate/pgxopener"
 )
@@ -29,8 +31,10 @@ const (
 	nameNone      = "no rotation"
 	nameNonePgx   = "no rotation, pgx"
 	nameNonePool  = "no rotation, pgxpool"
+	nameFixed     = "bare lib/pq"
 	nameService   = "service file"
-	nameFixed     = "fixed login"
+	nameAging     = "service file, lifetime"
+	nameRefresher = "refresh on refusal"
 )
 
 // against says whom each of ours is held against.
@@ -49,8 +53,8 @@ type login struct{ user, password string }
 type pool interface {
 	// query runs one short statement, in autocommit.
 	query(ctx context.Context) error
-	// transact runs a transaction that is open for some time.
-	transact(ctx context.Context, open time.Duration) error
+	// transact runs a transaction that is open until f returns.
+	transact(ctx context.Context, f func()) error
 	// rotate tells of a new login, and has old connections replaced.
 	rotate(login) error
 	logins() int64
@@ -62,9 +66,10 @@ type contender struct {
 	name string
 	calm bool // nothing is rotated: what the slices of an undisturbed load look like
 	open func(e *env, l load, t terms, first login) (pool, error)
+	lost func(story) bool // whether a story is lost on it; nil: none is
 }
 
-// terms are what is agreed of the old login's end. Only sqlrotate asks.
+// terms are what is agreed of the old login's end. Who retires nothing doesn't ask.
 type terms struct {
 	window sqlrotate.Window
 	drain  time.Duration
@@ -92,14 +97,18 @@ func contenders() []contender {
 
 // racers are those among them, and others, that are told stories.
 func racers() []contender {
+	noFile := func(s story) bool { return s.needsFile }
+	aging := func(s story) bool { return s.load.age > 0 } // so are the connections of "service file"
 	return []contender{
 		{name: nameSQLRotate, open: openSQLRotate},
 		{name: namePgx, open: openPgx},
 		{name: namePgxpool, open: openPgxpool},
-		{name: nameFixed, open: openFixed},
+		{name: nameFixed, open: openFixed, lost: noFile},
 		{name: nameService, open: openService},
-		{name: nameFlip, open: openFlip},
-		{name: nameReset, open: openReset},
+		{name: nameAging, open: openAging, lost: aging},
+		{name: nameRefresher, open: openRefresher},
+		{name: nameFlip, open: openFlip, lost: noFile},
+		{name: nameReset, open: openReset, lost: noFile},
 	}
 }
 
@@ -159,7 +168,7 @@ func (p *standard) query(ctx context.Context) error {
 	return p.db.QueryRowContext(ctx, statement, account()).Scan(&balance)
 }
 
-func (p *standard) transact(ctx context.Context, open time.Duration) error {
+func (p *standard) transact(ctx context.Context, f func()) error {
 	tx, err := p.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -169,7 +178,7 @@ func (p *standard) transact(ctx context.Context, open time.Duration) error {
 	if err := tx.QueryRowContext(ctx, statement, account()).Scan(&balance); err != nil {
 		return err
 	}
-	pause(ctx, open)
+	f()
 	if err := tx.QueryRowContext(ctx, statement, account()).Scan(&balance); err != nil {
 		return err
 	}
@@ -178,15 +187,62 @@ func (p *standard) transact(ctx context.Context, open time.Duration) error {
 
 func (p *standard) close() { _ = p.db.Close() }
 
+// logIn opens a connection of lib/pq.
+func (p *standard) logIn(ctx context.Context, cfg pq.Config, l login) (driver.Conn, error) {
+	cfg = cfg.Clone()
+	cfg.User, cfg.Password = l.user, l.password
+	c, err := pq.NewConnectorConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c.Dialer(&p.dialer)
+	conn, err := c.Connect(ctx)
+	if err != nil {
+		return nil, err // conn is not nil: it holds a nil pointer
+	}
+	return conn, nil
+}
+
+// loginFile is where a pool finds its login.
+type loginFile struct {
+	path   string
+	format func(login) []byte
+}
+
+// inJSON is the file that ours read.
+func inJSON(path string) loginFile {
+	return loginFile{path, func(l login) []byte {
+		return fmt.Appendf(nil, `{"username":%q,"password":%q}`, l.user, l.password)
+	}}
+}
+
+// rotate replaces the file.
+func (f loginFile) rotate(l login) error {
+	if err := os.WriteFile(f.path+".next", f.format(l), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(f.path+".next", f.path)
+}
+
+// tear writes the file in place, and leaves it as it is just before the end.
+func (f loginFile) tear(l login) error {
+	content := f.format(l)
+	return os.WriteFile(f.path, content[:len(content)-10], 0o600)
+}
+
+// publish writes a login to a file that ours read.
+func publish(path string, l login) error { return inJSON(path).rotate(l) }
+
 // rotator is sqlrotate as its README has it, with the login in a file.
 type rotator struct {
 	standard
-	path   string
-	source *sqlrotate.FileSource
+	loginFile
+	connector *sqlrotate.Connector
+	source    *sqlrotate.FileSource
 }
 
 func openSQLRotate(e *env, l load, t terms, first login) (pool, error) {
-	opener, err := sqlrotate.LibPQ(e.server.DSN())
+	opener, err := sqlrotate.LibPQ(e.dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +251,7 @@ func openSQLRotate(e *env, l load, t terms, first login) (pool, error) {
 
 // openPgx is openSQLRotate with pgx behind database/sql.
 func openPgx(e *env, l load, t terms, first login) (pool, error) {
-	cfg, err := pgxopener.Parse(e.server.DSN())
+	cfg, err := pgxopener.Parse(e.dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -219,14 +275,13 @@ func newRotator(l load, t terms, path string, opener sqlrotate.Opener) (*rotator
 	if err != nil {
 		return nil, err
 	}
-	p := &rotator{path: path, source: source}
+	p := &rotator{loginFile: inJSON(path), source: source}
 	cfg := rotating(l, t, source, p.DialContext)
 	cfg.Opener = opener
-	c, err := sqlrotate.New(cfg)
-	if err != nil {
+	if p.connector, err = sqlrotate.New(cfg); err != nil {
 		return nil, err
 	}
-	p.db = sqlrotate.OpenDB(c)
+	p.db = sqlrotate.OpenDB(p.connector)
 	p.limit(l)
 	return p, nil
 }
@@ -246,17 +301,17 @@ func rotating(l load, t terms, source sqlrotate.Source, dial sqlrotate.DialFunc)
 // rotatingPool is pgxpool as ours has it.
 type rotatingPool struct {
 	native
+	loginFile
 	own    *pgxopener.Pool
-	path   string
 	source *sqlrotate.FileSource
 }
 
 func openPgxpool(e *env, l load, t terms, first login) (pool, error) {
-	p := &rotatingPool{path: e.file(first)}
-	if err := publish(p.path, first); err != nil {
+	p := &rotatingPool{loginFile: inJSON(e.file(first))}
+	if err := p.rotate(first); err != nil {
 		return nil, err
 	}
-	cfg, err := pgxopener.ParsePool(e.server.DSN())
+	cfg, err := pgxopener.ParsePool(e.dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -271,34 +326,18 @@ func openPgxpool(e *env, l load, t terms, first login) (pool, error) {
 	return p, nil
 }
 
-func (p *rotatingPool) rotate(l login) error { return publish(p.path, l) }
+func (p *rotatingPool) health() error { return p.own.Connector().CheckHealth() }
 
 func (p *rotatingPool) close() {
 	p.own.Close()
 	_ = p.source.Close()
 }
 
-func (p *rotator) rotate(l login) error { return publish(p.path, l) }
+func (p *rotator) health() error { return p.connector.CheckHealth() }
 
 func (p *rotator) close() {
 	p.standard.close()
 	_ = p.source.Close()
-}
-
-// publish writes a login to a file, by rename.
-func publish(path string, l login) error {
-	content, err := json.Marshal(map[string]string{"username": l.user, "password": l.password})
-	if err != nil {
-		return err
-	}
-	return replace(path, content)
-}
-
-func replace(path string, content []byte) error {
-	if err := os.WriteFile(path+".next", content, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".next", path)
 }
 
 // native is what those over pgxpool have in common.
@@ -323,7 +362,7 @@ func (p *native) query(ctx context.Context) error {
 	return p.pool.QueryRow(ctx, statement, account()).Scan(&balance)
 }
 
-func (p *native) transact(ctx context.Context, open time.Duration) error {
+func (p *native) transact(ctx context.Context, f func()) error {
 	tx, err := p.pool.Begin(ctx)
 	if err != nil {
 		return err
@@ -333,7 +372,7 @@ func (p *native) transact(ctx context.Context, open time.Duration) error {
 	if err := tx.QueryRow(ctx, statement, account()).Scan(&balance); err != nil {
 		return err
 	}
-	pause(ctx, open)
+	f()
 	if err := tx.QueryRow(ctx, statement, account()).Scan(&balance); err != nil {
 		return err
 	}

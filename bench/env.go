@@ -15,6 +15,7 @@ import (
 // env is the server, and the role that was made last.
 type env struct {
 	server *pgtest.Server
+	dsn    string // for the contenders
 	dir    string // of the credential files
 	roles  int
 }
@@ -30,10 +31,18 @@ func newEnv(ctx context.Context, server *pgtest.Server) (*env, error) {
 		}
 	}
 	dir, err := os.MkdirTemp("", "sqlrotate-bench-")
-	return &env{server: server, dir: dir}, err
+	return &env{server: server, dsn: server.DSN(), dir: dir}, err
 }
 
 func (e *env) close() { _ = os.RemoveAll(e.dir) }
+
+// encrypt says whether the contenders use TLS, at a server that has it.
+func (e *env) encrypt(tls bool) {
+	e.dsn = e.server.DSN()
+	if !tls {
+		e.dsn += " sslmode=disable"
+	}
+}
 
 // file returns the path of the file for a login, and those that replace it.
 func (e *env) file(l login) string { return filepath.Join(e.dir, l.user+".json") }

@@ -75,7 +75,7 @@ func (l load) once(ctx context.Context, p pool) (time.Duration, error) {
 		return time.Since(start), err
 	}
 	open := around(l.open, 6.0/7)
-	err := p.transact(ctx, open)
+	err := p.transact(ctx, func() { pause(ctx, open) })
 	return max(0, time.Since(start)-open), err
 }
 
@@ -122,11 +122,27 @@ func (r *running) finish() []sample {
 	return all
 }
 
+// failures returns when operations have failed so far, and the error of the first.
+func (r *running) failures() ([]time.Time, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.failed), r.err
+}
+
 // fill opens all the connections that a pool may have, by using them at once.
 func (l load) fill(ctx context.Context, p pool) error {
 	errs := make(chan error)
+	var begun sync.WaitGroup
+	begun.Add(l.conns)
 	for range l.conns {
-		go func() { errs <- p.transact(ctx, 500*time.Millisecond) }()
+		go func() {
+			begin := sync.OnceFunc(begun.Done)
+			defer begin()
+			errs <- p.transact(ctx, func() {
+				begin()
+				begun.Wait()
+			})
+		}()
 	}
 	var err error
 	for range l.conns {

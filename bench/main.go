@@ -1,10 +1,12 @@
 // Command bench measures what a rotation of the database login does to an
-// application, on a PostgreSQL of its own: for sqlrotate with lib/pq, with pgx behind
-// database/sql and with pgxpool, for a plain SetConnMaxLifetime flip over lib/pq, and
-// for pgxpool with BeforeConnect and Reset, in turn, under the same loads. With -race it
-// tells each of them, and others, what happens around a rotation, and draws how they come
-// through it. With -scale it measures what the drain of many connections costs the process
-// instead.
+// application, on a PostgreSQL of its own.
+//
+// Without a flag that says otherwise it measures rotations (rotations.go): for sqlrotate with
+// lib/pq, with pgx behind database/sql and with pgxpool, for a plain SetConnMaxLifetime flip
+// over lib/pq, and for pgxpool with BeforeConnect and Reset, in turn, under the same loads.
+// With -race it tells stories (race.go): to each of them, and to others, what happens around a
+// rotation, and draws how they come through it. With -scale it measures what the drain of many
+// connections costs the process (scale.go).
 //
 // It prints Markdown. There is nothing to pass or fail: figures are for reading.
 package main
@@ -15,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 )
 
 func main() {
@@ -24,7 +27,7 @@ func main() {
 	who := flag.String("contenders", "", "only those whose names hold this text; or those with these names, divided by semicolons")
 	tls := flag.Bool("tls", false, "rotations with TLS (sslmode=verify-full)")
 	tell := flag.Bool("race", false, "tell each contender the stories of a rotation instead")
-	told := flag.String("story", "", "with -race, one story only: revoked, in-place, refused or overhead")
+	told := flag.String("story", "", "with -race, one story only: "+strings.Join(storyNames(), ", "))
 	out := flag.String("out", "", "with -race, the directory for the results and charts; else they are printed and not drawn")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

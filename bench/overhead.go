@@ -22,6 +22,7 @@ type expense struct {
 // overhead has the contenders whose names hold who do the same in turn, and prints the
 // medians.
 func (e *env) overhead(ctx context.Context, w *bytes.Buffer, who string, n effort) error {
+	e.encrypt(false)
 	role, err := e.newRole(ctx)
 	if err != nil {
 		return err

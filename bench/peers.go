@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"encoding/json"
 	"fmt"
 	"os"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/lib/pq"
+	"github.com/sqlrotate/sqlrotate"
 )
 
 // flip is lib/pq with the latest login, and a lifetime of next to nothing for as
@@ -30,7 +32,7 @@ type flip struct {
 func openFlip(e *env, l load, _ terms, first login) (pool, error) { return newFlip(e, l, first) }
 
 func newFlip(e *env, l load, first login) (*flip, error) {
-	cfg, err := pq.NewConfig(e.server.DSN())
+	cfg, err := pq.NewConfig(e.dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -42,20 +44,10 @@ func newFlip(e *env, l load, first login) (*flip, error) {
 }
 
 func (p *flip) Connect(ctx context.Context) (driver.Conn, error) {
-	cfg := p.cfg.Clone()
 	p.mu.Lock()
-	cfg.User, cfg.Password = p.latest.user, p.latest.password
+	latest := p.latest
 	p.mu.Unlock()
-	c, err := pq.NewConnectorConfig(cfg)
-	if err != nil {
-		return nil, err
-	}
-	c.Dialer(&p.dialer)
-	conn, err := c.Connect(ctx)
-	if err != nil {
-		return nil, err // conn is not nil: it holds a nil pointer
-	}
-	return conn, nil
+	return p.logIn(ctx, p.cfg, latest)
 }
 
 func (p *flip) Driver() driver.Driver { return &pq.Driver{} }
@@ -82,44 +74,98 @@ func (fixed) rotate(login) error { return nil }
 // service is lib/pq with the login in a service file, which it reads for each connection.
 type service struct {
 	standard
-	env  *env
-	path string
+	loginFile
 }
 
-func openService(e *env, l load, _ terms, first login) (pool, error) {
-	p := &service{env: e, path: e.file(first)}
+func openService(e *env, l load, _ terms, first login) (pool, error) { return newService(e, l, first) }
+
+// openAging opens the same with the lifetime that ours derives from the window, set once.
+func openAging(e *env, l load, t terms, first login) (pool, error) {
+	lifetime, err := t.window.MaxLifetime()
+	if err != nil {
+		return nil, err
+	}
+	l.age = lifetime
+	return newService(e, l, first)
+}
+
+func newService(e *env, l load, first login) (*service, error) {
+	cfg, err := pq.NewConfig(e.dsn)
+	if err != nil {
+		return nil, err
+	}
+	p := &service{loginFile: loginFile{e.file(first), func(l login) []byte {
+		server := fmt.Sprintf("[bench]\nhost=%s\nport=%d\ndbname=%s\nsslmode=%s\n", cfg.Host, cfg.Port, cfg.Database, cfg.SSLMode)
+		if cfg.SSLRootCert != "" {
+			server += "sslrootcert=" + cfg.SSLRootCert + "\n"
+		}
+		return fmt.Appendf(nil, "%suser=%s\npassword=%s\n", server, l.user, l.password)
+	}}}
 	if err := p.rotate(first); err != nil {
 		return nil, err
 	}
 	if err := os.Setenv("PGSERVICEFILE", p.path); err != nil {
 		return nil, err
 	}
-	db, err := sql.Open("postgres", "service=bench")
-	if err != nil {
+	if p.db, err = sql.Open("postgres", "service=bench"); err != nil {
 		return nil, err
 	}
-	p.db = db
 	p.limit(l)
 	p.db.SetConnMaxLifetime(l.age)
 	return p, nil
-}
-
-func (p *service) rotate(l login) error {
-	cfg, err := pq.NewConfig(p.env.server.DSN())
-	if err != nil {
-		return err
-	}
-	content := fmt.Sprintf("[bench]\nhost=%s\nport=%d\ndbname=%s\nsslmode=%s\nuser=%s\npassword=%s\n", cfg.Host, cfg.Port, cfg.Database, cfg.SSLMode, l.user, l.password)
-	if cfg.SSLRootCert != "" {
-		content += "sslrootcert=" + cfg.SSLRootCert + "\n"
-	}
-	return replace(p.path, []byte(content))
 }
 
 func (p *service) close() {
 	p.standard.close()
 	_ = os.Unsetenv("PGSERVICEFILE")
 }
+
+// refresher is lib/pq with a login that it keeps until the server refuses it. Then it reads
+// the file again, and tries once more. One connection logs in at a time.
+type refresher struct {
+	standard
+	loginFile
+	cfg pq.Config
+
+	mu   sync.Mutex // held over a login
+	kept login
+}
+
+func openRefresher(e *env, l load, _ terms, first login) (pool, error) {
+	cfg, err := pq.NewConfig(e.dsn)
+	if err != nil {
+		return nil, err
+	}
+	p := &refresher{loginFile: inJSON(e.file(first)), cfg: cfg, kept: first}
+	if err := p.rotate(first); err != nil {
+		return nil, err
+	}
+	p.db = sql.OpenDB(p)
+	p.limit(l)
+	p.db.SetConnMaxLifetime(l.age)
+	return p, nil
+}
+
+func (p *refresher) Connect(ctx context.Context) (driver.Conn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conn, err := p.logIn(ctx, p.cfg, p.kept)
+	if !sqlrotate.SQLStateRefused(err) {
+		return conn, err
+	}
+	content, err := os.ReadFile(p.path)
+	if err != nil {
+		return nil, err
+	}
+	var latest struct{ Username, Password string }
+	if err := json.Unmarshal(content, &latest); err != nil {
+		return nil, err
+	}
+	p.kept = login{latest.Username, latest.Password}
+	return p.logIn(ctx, p.cfg, p.kept)
+}
+
+func (p *refresher) Driver() driver.Driver { return &pq.Driver{} }
 
 // reset is pgxpool with BeforeConnect and Reset, and its own defaults otherwise.
 type reset struct {
@@ -130,7 +176,7 @@ type reset struct {
 }
 
 func openReset(e *env, l load, _ terms, first login) (pool, error) {
-	cfg, err := pgxpool.ParseConfig(e.server.DSN())
+	cfg, err := pgxpool.ParseConfig(e.dsn)
 	if err != nil {
 		return nil, err
 	}

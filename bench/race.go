@@ -19,10 +19,25 @@ import (
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
 
+// nothing is the story in which nothing happens: what a query costs, and a login.
+const nothing = "overhead"
+
+func storyNames() []string {
+	var names []string
+	for _, s := range stories() {
+		names = append(names, s.name)
+	}
+	return append(names, nothing)
+}
+
 // race has the contenders live through the stories, and prints a table of each. With a
 // directory it also draws the charts into that, and writes the tables there.
 func race(ctx context.Context, only, who, dir string) (err error) {
-	server, err := pgtest.Start(ctx, pgtest.Options{Control: true})
+	if only != "" && !slices.Contains(storyNames(), only) {
+		return fmt.Errorf("there is no story %q: there are %s", only, strings.Join(storyNames(), ", "))
+	}
+	// Failed statements aren't logged: there are so many, and logins are counted in the log.
+	server, err := pgtest.Start(ctx, pgtest.Options{TLS: true, Settings: map[string]string{"log_min_messages": "log"}})
 	if err != nil {
 		return err
 	}
@@ -36,29 +51,31 @@ func race(ctx context.Context, only, who, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	results := new(bytes.Buffer)
-	said := 0
+	results, shown := new(bytes.Buffer), 0
+	show := func() {
+		fmt.Print(string(results.Bytes()[shown:]))
+		shown = results.Len()
+	}
 	fmt.Fprintf(results, "# Results of the race\n\n%s. [What this is, and how to run it](../race.md).\n", version)
 	for _, s := range stories() {
-		if !strings.Contains(s.name, only) {
+		if only != "" && s.name != only {
 			continue
 		}
-		lanes, err := e.run(ctx, s, who)
+		lanes, err := e.run(ctx, s, who, warming)
 		if err != nil {
 			return err
 		}
 		table(results, s, lanes)
-		fmt.Print(string(results.Bytes()[said:]))
-		said = results.Len()
-		if err := draw(s, lanes, version, dir); err != nil {
+		show()
+		if err := drawAll(s, lanes, version, dir); err != nil {
 			return err
 		}
 	}
-	if only == "" || only == "overhead" {
-		if err := e.overhead(ctx, results, who, effort{rounds: 9, queries: 2000, logins: 50}); err != nil {
+	if only == "" || only == nothing {
+		if err := e.overhead(ctx, results, who, effort{rounds: 7, queries: 2000, logins: 50}); err != nil {
 			return err
 		}
-		fmt.Print(string(results.Bytes()[said:]))
+		show()
 	}
 	if dir == "" {
 		return nil
@@ -66,10 +83,15 @@ func race(ctx context.Context, only, who, dir string) (err error) {
 	return os.WriteFile(filepath.Join(dir, "results.md"), results.Bytes(), 0o644) //nolint:gosec // for everybody
 }
 
-// run has those contenders live through a story, one after the other, whose names hold who.
-func (e *env) run(ctx context.Context, s story, who string) (lanes []lane, err error) {
+// run has those contenders live through a story, one after the other, that who names. For
+// lead each is under its load before.
+func (e *env) run(ctx context.Context, s story, who string, lead time.Duration) (lanes []lane, err error) {
+	e.encrypt(s.tls)
 	for _, c := range chosen(racers(), who) {
-		p, err := e.perform(ctx, c, s)
+		if c.lost != nil && c.lost(s) {
+			continue
+		}
+		p, err := e.perform(ctx, c, s, lead)
 		if err != nil {
 			return nil, fmt.Errorf("%s, %s: %w", s.name, c.name, err)
 		}
@@ -78,14 +100,21 @@ func (e *env) run(ctx context.Context, s story, who string) (lanes []lane, err e
 	return lanes, nil
 }
 
-// draw draws the story's charts into the directory, if there is one.
-func draw(s story, lanes []lane, version, dir string) error {
-	if dir == "" {
+// drawAll draws the story's charts into the directory, if there is one.
+func drawAll(s story, lanes []lane, version, dir string) error {
+	if dir == "" || s.undrawn {
 		return nil
 	}
 	for _, p := range palettes() {
-		if err := os.WriteFile(filepath.Join(dir, s.name+p.suffix+".svg"), drawStory(s, lanes, version, p), 0o644); err != nil { //nolint:gosec // for everybody
-			return err
+		charts := map[string][]byte{s.name: drawStory(s, lanes, version, p, 0)}
+		few := slices.DeleteFunc(slices.Clone(lanes), func(l lane) bool { return !slices.Contains(s.inShort, l.name) })
+		if len(few) > 0 {
+			charts["readme"] = drawStory(s, few, version, p, 160)
+		}
+		for name, chart := range charts {
+			if err := os.WriteFile(filepath.Join(dir, name+p.suffix+".svg"), chart, 0o644); err != nil { //nolint:gosec // for everybody
+				return err
+			}
 		}
 	}
 	return nil
@@ -99,7 +128,9 @@ type lane struct {
 
 func table(w *bytes.Buffer, s story, lanes []lane) {
 	fmt.Fprintf(w, "\n## %s\n\n%s\n\n", s.title, strings.TrimSpace(s.load.about+" "+s.about))
-	fmt.Fprintf(w, "<picture><source media=\"(prefers-color-scheme: dark)\" srcset=\"%s-dark.svg\"><img src=\"%s.svg\" alt=\"latency and sessions of each contender over time\"></picture>\n\n", s.name, s.name)
+	if !s.undrawn {
+		fmt.Fprintf(w, "<picture><source media=\"(prefers-color-scheme: dark)\" srcset=\"%s-dark.svg\"><img src=\"%s.svg\" alt=\"latency and sessions of each contender over time\"></picture>\n\n", s.name, s.name)
+	}
 	fmt.Fprintln(w, "| | operations | failed | p99.9 ms before | after | longest ms | logins | refused | sessions of a dropped role, at the end |")
 	fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, l := range lanes {
@@ -111,7 +142,13 @@ func table(w *bytes.Buffer, s story, lanes []lane) {
 			fmt.Fprintf(w, "\n- %s, the first failure: %v", l.name, l.err)
 		}
 	}
-	if slices.ContainsFunc(lanes, func(l lane) bool { return l.err != nil }) {
+	for _, l := range lanes {
+		if l.complaint != nil { // the others say the same
+			fmt.Fprintf(w, "\n- %s, `CheckHealth` meanwhile: %s", l.name, strings.ReplaceAll(l.complaint.Error(), l.env.dir+string(filepath.Separator), ""))
+			break
+		}
+	}
+	if slices.ContainsFunc(lanes, func(l lane) bool { return l.err != nil || l.complaint != nil }) {
 		fmt.Fprintln(w)
 	}
 }
@@ -121,7 +158,7 @@ func machine(ctx context.Context, server *pgtest.Server) (string, error) {
 	var postgres string
 	err := server.Admin().QueryRowContext(ctx, "show server_version").Scan(&postgres)
 	postgres, _, _ = strings.Cut(postgres, " ")
-	return fmt.Sprintf("%s, %d CPUs, %s, PostgreSQL %s, lib/pq %s, pgx %s", time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), postgres,
+	return fmt.Sprintf("%s, %s/%s with %d CPUs, %s, PostgreSQL %s, lib/pq %s, pgx %s", time.Now().Format(time.DateOnly), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version(), postgres,
 		moduleVersion("github.com/lib/pq"), moduleVersion("github.com/jackc/pgx/v5")), err
 }
 

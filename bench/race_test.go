@@ -14,18 +14,53 @@ import (
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
 
-// A short story is seen as what it is: who keeps the old login's sessions fails when that
-// is dropped, and has them still; sqlrotate, which is given the time, doesn't. (A flip on a
-// busy machine may be either.) The table and the charts say so.
-func TestARaceTellsContendersApart(t *testing.T) {
+const shortLead = 100 * time.Millisecond
+
+func newTestEnv(t *testing.T) *env {
+	t.Helper()
 	e, err := newEnv(t.Context(), pgtest.New(t, pgtest.Options{Control: true}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.close)
-	rotates := func(p pool) bool {
+	return e
+}
+
+// rotates reports whether a pool is one of ours.
+func rotates(p pool) bool {
+	switch p.(type) {
+	case *rotator, *rotatingPool:
+		return true
+	}
+	return false
+}
+
+// await waits until f is true.
+func (p *play) await(ctx context.Context, f func() (bool, error)) error {
+	for {
+		if ok, err := f(); ok || err != nil {
+			return err
+		}
+		if pause(ctx, 10*time.Millisecond); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// hasFailed reports whether an operation has.
+func (p *play) hasFailed() (bool, error) {
+	failed, _ := p.running.failures()
+	return len(failed) > 0, nil
+}
+
+// A short story is seen as what it is: who keeps the old login's sessions fails when that
+// is dropped, and has them still; sqlrotate, which is given the time, doesn't. (A flip on a
+// busy machine may be either.) The table and the charts say so.
+func TestARaceTellsContendersApart(t *testing.T) {
+	e := newTestEnv(t)
+	keeps := func(p pool) bool {
 		switch p.(type) {
-		case *rotator, *rotatingPool:
+		case fixed, *service, *refresher:
 			return true
 		}
 		return false
@@ -34,7 +69,6 @@ func TestARaceTellsContendersApart(t *testing.T) {
 		name: "brief", title: "Rotated & dropped",
 		load:  load{about: "Four workers.", conns: 4, workers: 4, think: 5 * time.Millisecond, longest: 50 * time.Millisecond},
 		terms: terms{window: sqlrotate.Window{Overlap: 10 * time.Minute}, drain: -1},
-		lead:  100 * time.Millisecond, end: time.Second,
 		tell: func(ctx context.Context, p *play) error {
 			next, err := p.env.newRole(ctx)
 			if err != nil {
@@ -43,19 +77,26 @@ func TestARaceTellsContendersApart(t *testing.T) {
 			if err := p.publish(next, "published"); err != nil {
 				return err
 			}
-			for n := 1; n > 0 && rotates(p.pool); {
-				if n, err = p.env.server.Sessions(ctx, p.first.user); err != nil {
+			if rotates(p.pool) {
+				err := p.await(ctx, func() (bool, error) {
+					n, err := p.env.server.Sessions(ctx, p.first.user)
+					return n == 0, err
+				})
+				if err != nil {
 					return err
 				}
-				pause(ctx, 10*time.Millisecond)
 			}
 			p.mark(time.Since(p.start), "dropped")
-			err = p.env.server.RevokeRole(ctx, p.first.user)
-			pause(ctx, time.Second)
-			return err
+			if err := p.env.server.RevokeRole(ctx, p.first.user); err != nil {
+				return err
+			}
+			if keeps(p.pool) {
+				return p.await(ctx, p.hasFailed)
+			}
+			return nil
 		},
 	}
-	lanes, err := e.run(t.Context(), s, "")
+	lanes, err := e.run(t.Context(), s, "", shortLead)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +112,7 @@ func TestARaceTellsContendersApart(t *testing.T) {
 			if l.err != nil || l.orphans != 0 || l.logins < s.load.conns || l.refused != 0 {
 				t.Errorf("%s: %v, %d sessions of a dropped role, %d logins, %d refused", l.name, l.err, l.orphans, l.logins, l.refused)
 			}
-		case l.name == nameFixed || l.name == nameService:
+		case keeps(l.pool):
 			if l.err == nil || l.orphans != s.load.conns || l.logins != 0 || l.refused != 0 {
 				t.Errorf("%s: %v, %d sessions of a dropped role, %d logins, %d refused", l.name, l.err, l.orphans, l.logins, l.refused)
 			}
@@ -94,8 +135,8 @@ func TestARaceTellsContendersApart(t *testing.T) {
 			t.Errorf("the table lacks %s:\n%s", c.name, &spent)
 		}
 	}
-	for _, p := range palettes() {
-		chart := drawStory(s, lanes, "a machine", p)
+	for i, p := range palettes() {
+		chart := drawStory(s, lanes, "a machine", p, float64(i)*160)
 		decoder := xml.NewDecoder(bytes.NewReader(chart))
 		for err = nil; err == nil; {
 			_, err = decoder.Token()
@@ -108,5 +149,58 @@ func TestARaceTellsContendersApart(t *testing.T) {
 				t.Errorf("the chart lacks %q", text)
 			}
 		}
+	}
+}
+
+// A file that ends in the middle is a login that is refused to who reads it as it is. For
+// ours it is none, and they say so. Who looks at a file only when it is refused has it tried
+// by a change of the password.
+func TestWhoReadsATornFile(t *testing.T) {
+	e := newTestEnv(t)
+	s := story{
+		name: "torn", title: "Torn", needsFile: true,
+		load:  load{conns: 2, workers: 2, think: time.Millisecond, longest: 50 * time.Millisecond, age: 20 * time.Millisecond},
+		terms: terms{window: sqlrotate.Window{Overlap: 10 * time.Minute}, drain: -1},
+		tell: func(ctx context.Context, p *play) error {
+			if err := p.tear(newPassword(p.first)); err != nil {
+				return err
+			}
+			switch p.pool.(type) {
+			case *service:
+				return p.await(ctx, p.hasFailed)
+			case *refresher:
+				if err := p.env.server.AlterPassword(ctx, p.first.user, "another"); err != nil {
+					return err
+				}
+				return p.await(ctx, p.hasFailed)
+			}
+			return p.await(ctx, func() (bool, error) {
+				p.ask()
+				return p.complaint != nil, nil
+			})
+		},
+	}
+	lanes, err := e.run(t.Context(), s, "", shortLead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range lanes {
+		switch l.pool.(type) {
+		case *service, *refresher:
+			if l.err == nil || l.refused == 0 {
+				t.Errorf("%s: %v, %d refused", l.name, l.err, l.refused)
+			}
+		case *rotator, *rotatingPool:
+			if l.err != nil || l.refused != 0 || l.complaint == nil {
+				t.Errorf("%s: %v, %d refused; it says %v", l.name, l.err, l.refused, l.complaint)
+			}
+		default:
+			t.Errorf("%s has no file", l.name)
+		}
+	}
+	var results bytes.Buffer
+	table(&results, s, lanes)
+	if !strings.Contains(results.String(), "sqlrotate, `CheckHealth` meanwhile: ") || strings.Contains(results.String(), e.dir) {
+		t.Errorf("the table lacks what is wrong, or has the machine's directory:\n%s", &results)
 	}
 }
