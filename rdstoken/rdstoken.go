@@ -105,28 +105,35 @@ func hostOf(endpoint string) (string, error) {
 	if err != nil {
 		return "", errors.New("it is not host:port")
 	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 || strconv.Itoa(n) != port {
 		return "", errors.New("its port is no number of a port")
 	}
 	_, err = netip.ParseAddr(host)
 	switch {
-	case host == "" || strings.ContainsAny(host, "/@ "):
-		return "", errors.New("it is not host:port")
 	case err == nil:
 		return "", errors.New("it is an address: a token is for the endpoint's name")
 	case host != strings.ToLower(host):
 		return "", errors.New("it is not in lower case, as RDS's names are")
+	case host == "" || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || strings.HasSuffix(host, "."):
+		return "", errors.New("it is not host:port")
 	}
 	return host, nil
 }
 
 // regionOf returns the region in the name that RDS gives an endpoint: the label before
-// its domain, unless that is global, as of the writer of a global database.
+// rds, as in app.id.us-west-2.rds.amazonaws.com, or the one after it, as in China:
+// app.id.rds.cn-north-1.amazonaws.com.cn. The name of a global database's writer has none.
 func regionOf(host string) string {
-	for _, domain := range []string{".rds.amazonaws.com", ".rds.amazonaws.com.cn"} {
+	for _, domain := range []string{".amazonaws.com", ".amazonaws.com.cn"} {
 		name, ok := strings.CutSuffix(host, domain)
-		if region := name[strings.LastIndexByte(name, '.')+1:]; ok && region != "global" {
-			return region
+		labels := strings.Split(name, ".")
+		n := len(labels)
+		switch {
+		case !ok || n < 3:
+		case labels[n-1] == "rds" && labels[n-2] != "global":
+			return labels[n-2]
+		case labels[n-2] == "rds":
+			return labels[n-1]
 		}
 	}
 	return ""

@@ -264,6 +264,25 @@ func TestCredentialsThatCantBeHad(t *testing.T) {
 	})
 }
 
+// A user's name is in the token as it is, whatever is in it.
+func TestUsersWithOddNames(t *testing.T) {
+	for _, name := range []string{"app user", "a+b", "a&DBUser=b", "a%2Fb", "jané", "a=b?c#d/e", "a~b", "'app\"", "a;b", "日本"} {
+		rds, sts := newFakes(0)
+		rds.username = name
+		s, err := newSource(sts.config(), Options{Endpoint: endpoint, Username: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cred, err := s.Credential(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := rds.check(cred.Password.Reveal(), time.Now()); err != nil || cred.Username != name {
+			t.Errorf("%q: %v, of %q", name, err, cred.Username)
+		}
+	}
+}
+
 func TestOptionsThatMakeNoToken(t *testing.T) {
 	good := aws.Config{Region: "eu-west-1", Credentials: these(aws.Credentials{AccessKeyID: "id", SecretAccessKey: "secret"})}
 	for _, c := range []struct {
@@ -279,6 +298,11 @@ func TestOptionsThatMakeNoToken(t *testing.T) {
 		{"user@app.eu-west-1.rds.amazonaws.com:5432", username, good, "it is not host:port"},
 		{"app.eu-west-1.rds.amazonaws.com:postgres", username, good, "its port"},
 		{"app.eu-west-1.rds.amazonaws.com:0", username, good, "its port"},
+		{"app.eu-west-1.rds.amazonaws.com:05432", username, good, "its port"},
+		{"app.eu-west-1.rds.amazonaws.com:+5432", username, good, "its port"},
+		{"app.eu-west-1.rds.amazonaws.com.:5432", username, good, "it is not host:port"},
+		{"app.eu-west-1.rds.amazonaws.com?x:5432", username, good, "it is not host:port"},
+		{"app.eu-west-1.rds.amazonaws.com#x:5432", username, good, "it is not host:port"},
 		{"10.0.0.1:5432", username, good, "it is an address"},
 		{"[::1]:5432", username, good, "it is an address"},
 		{"App.eu-west-1.rds.amazonaws.com:5432", username, good, "lower case"},
@@ -292,10 +316,13 @@ func TestOptionsThatMakeNoToken(t *testing.T) {
 		}
 	}
 	for endpoint, region := range map[string]string{
-		"app.cdgmuqiadpid.us-west-2.rds.amazonaws.com:5432":                "us-west-2",
-		"app.proxy-cdgmuqiadpid.us-west-2.rds.amazonaws.com:5432":          "us-west-2",
-		"app.cluster-ro-cdgmuqiadpid.cn-north-1.rds.amazonaws.com.cn:5432": "cn-north-1",
-		"app.global-cdgmuqiadpid.global.rds.amazonaws.com:5432":            "eu-west-1",
+		"app.cdgmuqiadpid.us-west-2.rds.amazonaws.com:5432":                 "us-west-2",
+		"app.proxy-cdgmuqiadpid.us-west-2.rds.amazonaws.com:5432":           "us-west-2",
+		"app.cluster-ro-cdgmuqiadpid.cn-north-1.rds.amazonaws.com.cn:5432":  "cn-north-1",
+		"app.cdgmuqiadpid.rds.cn-north-1.amazonaws.com.cn:5432":             "cn-north-1",
+		"app.cluster-cdgmuqiadpid.rds.cn-northwest-1.amazonaws.com.cn:5432": "cn-northwest-1",
+		"app.cdgmuqiadpid.us-gov-west-1.rds.amazonaws.com:5432":             "us-gov-west-1",
+		"app.global-cdgmuqiadpid.global.rds.amazonaws.com:5432":             "eu-west-1",
 		"db.example.com:5432":                          "eu-west-1",
 		"us-west-2.rds.amazonaws.com.example.com:5432": "eu-west-1",
 	} {
