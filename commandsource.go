@@ -83,10 +83,11 @@ var (
 //
 // An exit status other than zero is an error, whatever was printed, that wraps an
 // [*exec.ExitError]; output that is no credential is a [*DecodeError]. No error has
-// anything of the output or of the arguments in it. It has the end of what a program that
-// failed wrote to standard error, up to 1 KiB, without words of 40 characters and more,
-// and nothing of that if it repeats something of the output or of the last password. The
-// program should write no secret there all the same.
+// anything of the output in it, nor an argument. It has the end of what a program that
+// failed wrote to standard error, up to 1 KiB, without the arguments that it repeats and
+// words of 40 characters and more that are no paths, and nothing of that if it repeats
+// something of the output or of the last password. The program should write no secret there
+// all the same.
 func NewCommandSource(command []string, opt CommandOptions) (*CachedSource, error) {
 	s, err := newCommandSource(command, opt)
 	if err != nil {
@@ -217,19 +218,61 @@ func (s *commandSource) said(stdout []byte, text string) string {
 	s.mu.Lock()
 	last := s.last.Reveal()
 	s.mu.Unlock()
-	for _, word := range append(outputWords(string(stdout)), last) {
-		if word != "" && strings.Contains(text, word) {
-			return "; what it wrote to standard error is withheld, because something of its output is in there"
+	found, _ := credfile.Parse(stdout, s.decode) // whatever its exit status says of it
+	for _, password := range []string{last, found.Password} {
+		if password != "" && strings.Contains(text, password) {
+			return withheldText
 		}
 	}
-	return "; it says " + strconv.Quote(maskLongWords(text))
+	if repeats(text, string(stdout)) || repeats(text, last) {
+		return withheldText
+	}
+	return "; it says " + strconv.Quote(maskLongWords(maskArguments(text, s.args)))
 }
 
-// outputWords returns what in an output may be a secret, or a part of one.
-func outputWords(text string) []string {
-	const shortest = 4
-	all := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n\"'`,;{}[]", r) })
-	return slices.DeleteFunc(all, func(w string) bool { return len(w) < shortest })
+const withheldText = "; what it wrote to standard error is withheld, because something of its output is in there"
+
+const (
+	// shortestWord is from how many bytes on a word may be a secret, or a part of one.
+	shortestWord = 4
+	// shortestPart is of how many bytes in a row the same holds, whatever they are.
+	shortestPart = 8
+)
+
+// repeats reports whether a text has a word of an output, or a part of it. What a word is,
+// formats don't agree on: what is between spaces and brackets, or the value of a key and the
+// parts of a URL as well.
+func repeats(text, output string) bool {
+	for _, ends := range []string{" \t\r\n\"'`,;{}[]", " \t\r\n\"'`,;{}[]=:@/?&"} {
+		for word := range strings.FieldsFuncSeq(output, func(r rune) bool { return strings.ContainsRune(ends, r) }) {
+			if len(word) >= shortestWord && strings.Contains(text, word) {
+				return true
+			}
+		}
+	}
+	parts := map[string]bool{}
+	for i := range len(text) - shortestPart + 1 {
+		parts[text[i:i+shortestPart]] = true
+	}
+	for i := range len(output) - shortestPart + 1 {
+		if parts[output[i:i+shortestPart]] {
+			return true
+		}
+	}
+	return false
+}
+
+// maskArguments replaces what in a text the program was given as an argument.
+func maskArguments(text string, args []string) string {
+	for _, arg := range args {
+		if len(arg) >= shortestWord {
+			text = strings.ReplaceAll(text, arg, "…")
+		}
+		if _, value, ok := strings.Cut(arg, "="); ok && len(value) >= shortestWord {
+			text = strings.ReplaceAll(text, value, "…")
+		}
+	}
+	return text
 }
 
 // maskLongWords replaces what is as long as tokens are, but for paths and addresses.
@@ -239,7 +282,7 @@ func maskLongWords(text string) string {
 	for text != "" {
 		n := len(text) - len(strings.TrimLeft(text, of))
 		switch {
-		case n >= longWord && text[0] != '/':
+		case n >= longWord && !isPath(text[:n]):
 			b.WriteString("…")
 		default:
 			n = max(n, 1)
@@ -248,6 +291,21 @@ func maskLongWords(text string) string {
 		text = text[n:]
 	}
 	return b.String()
+}
+
+// isPath reports whether a word is a path, or what follows the scheme of a URL, by its looks:
+// base64 may begin with a slash as well, but has no short words between signs.
+func isPath(word string) bool {
+	const longest = 20
+	if word[0] != '/' {
+		return false
+	}
+	for part := range strings.FieldsFuncSeq(word, func(r rune) bool { return strings.ContainsRune("/._-~=%", r) }) {
+		if len(part) >= longest {
+			return false
+		}
+	}
+	return true
 }
 
 // head keeps what a program writes, and calls full when that is too much.

@@ -473,6 +473,12 @@ func TestStandardErrorIsToldWithoutSecrets(t *testing.T) {
 		{does: "traces with a token", script: `set -x; curl=true; : -H "Authorization: Bearer ` + jwt + `"; exit 1`, says: `Bearer …`, not: []string{jwt, "eyJ", "c2ln"}},
 		{does: "ends with half a token", script: `printf 'a%.0s' $(seq 100) >&2; printf '` + token + `%.0s' $(seq 200) >&2; echo ' is no good' >&2; exit 1`, says: `it says "is no good"`, not: []string{token}},
 		{does: "is one long word", script: `printf '` + token + `%.0s' $(seq 200) >&2; exit 1`, says: "exit status 1", not: []string{token, "it says"}},
+		{does: "repeats a value of its output", script: `echo PGPASSWORD=hunter2; echo 'hunter2?' >&2; exit 1`, says: "is withheld", not: []string{"hunter2"}},
+		{does: "repeats a part of a URL", script: `echo postgres://app:hunter2@db/app; echo 'no login (hunter2)' >&2; exit 1`, says: "is withheld", not: []string{"hunter2"}},
+		{does: "repeats a half of its output", script: `echo 7f3Kq9-0123456789; echo '7f3Kq9-0…' >&2; exit 1`, says: "is withheld", not: []string{"7f3Kq9"}},
+		{does: "repeats what its output stands for", script: `echo '{"username":"app","password":"a\u0026b!c"}'; echo 'a&b!c' >&2; exit 1`, says: "is withheld", not: []string{"a&b"}},
+		{does: "repeats an argument", script: `echo "unknown option --key=$1 or '$1'" >&2; exit 2`, says: `unknown option --key=… or '…'`},
+		{does: "complains of a token that looks like a path", script: `echo 'bad token /9j4AAQSkZJRgABAQAAAQABAAD2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBw/MCgwMCw==' >&2; exit 2`, says: "bad token …", not: []string{"9j4A", "MCgw"}},
 		{does: "fails silently", script: `exit 1`, says: "exit status 1", not: []string{"it says"}},
 		{does: "fails to be understood", script: `echo "two lines"; echo of it; echo 'deprecated: use the other one' >&2`, says: `it says "deprecated: use the other one"`},
 	} {
