@@ -80,32 +80,39 @@ func (h *Held) Close() error {
 // connection breaks or is cut off, all else fails: another one has to be held, and opened. Of
 // several calls the first *sql.DB that is used gets the connection. Close closes both.
 func (h *Held) OpenDB() *sql.DB {
-	db := sql.OpenDB(heldConnector{h})
+	db := sql.OpenDB(&heldConnector{h: h})
 	db.SetMaxOpenConns(1)
 	return db
 }
 
 // heldConnector gives the held connection, once.
-type heldConnector struct{ h *Held }
+type heldConnector struct {
+	h   *Held
+	has atomic.Bool // it has given it
+}
 
 var errHeldGone = errors.New("sqlrotate: the held connection is gone or in use by another *sql.DB: hold another one")
 
-func (c heldConnector) Connect(context.Context) (driver.Conn, error) {
+func (c *heldConnector) Connect(context.Context) (driver.Conn, error) {
 	if c.h.s.connClosed.Load() || c.h.opened.Swap(true) {
 		return nil, errHeldGone
 	}
+	c.has.Store(true)
 	return c.h.s.conn, nil
 }
 
 // Close is called by the pool's own Close, which closes what the pool has got.
-func (c heldConnector) Close() error {
-	if !c.h.opened.Swap(true) {
+func (c *heldConnector) Close() error {
+	switch {
+	case !c.h.opened.Swap(true):
 		return c.h.Close()
+	case c.has.Load() && c.h.s.untracked():
+		c.h.c.sessionEnded(c.h.s) // its socket doesn't tell
 	}
 	return nil
 }
 
-func (c heldConnector) Driver() driver.Driver { return c.h.c.Driver() }
+func (c *heldConnector) Driver() driver.Driver { return c.h.c.Driver() }
 
 // recallLocked tells whoever holds a session that it should go.
 func (c *Connector) recallLocked(id rotation.SessionID) {

@@ -216,6 +216,19 @@ func TestHeldConnectionWithoutASocket(t *testing.T) {
 		if got := r.c.Stats(); got.Held != 1 || got.Closed[CloseOther] != 1 {
 			t.Errorf("%+v", got)
 		}
+		three := r.hold()
+		db, other := three.OpenDB(), three.OpenDB()
+		if err := db.PingContext(t.Context()); err != nil {
+			t.Error(err)
+		}
+		_ = other.Close()
+		if got := r.c.Stats(); got.Held != 2 {
+			t.Errorf("%+v", got)
+		}
+		_ = db.Close()
+		if got := r.c.Stats(); got.Held != 1 || got.Closed[CloseOther] != 2 {
+			t.Errorf("the *sql.DB that had it is closed: %+v", got)
+		}
 		r.rotate("v2")
 		time.Sleep(time.Second)
 		if !superseded(two) {
