@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 )
 
@@ -136,16 +137,29 @@ func sqlState(err error) (code string) {
 }
 
 // Withhold returns err, or, if its text contains any of secrets, an error that only names
-// its type. It is for an Opener whose driver quotes what it was given, such as a DSN. Empty
-// secrets are left out.
+// its type, and has its SQLSTATE, if it has one: a password may be a word of what the server
+// says, such as the user's name. It is for an Opener whose driver quotes what it was given,
+// such as a DSN. Empty secrets are left out.
 func Withhold(err error, secrets ...string) error {
 	if err == nil {
 		return nil
 	}
-	for _, s := range secrets {
-		if s != "" && strings.Contains(err.Error(), s) {
-			return fmt.Errorf("sqlrotate: login failed with an error of type %T, whose text is withheld because it holds a secret", err)
-		}
+	text := err.Error()
+	if !slices.ContainsFunc(secrets, func(s string) bool { return s != "" && strings.Contains(text, s) }) {
+		return err
 	}
-	return err
+	withheld := fmt.Errorf("sqlrotate: login failed with an error of type %T, whose text is withheld because it holds a secret", err)
+	if state := sqlState(err); state != "" {
+		return &withheldError{withheld, state}
+	}
+	return withheld
 }
+
+// withheldError is an error whose text is withheld, and its SQLSTATE is not.
+type withheldError struct {
+	error
+	state string
+}
+
+// SQLState returns the SQLSTATE.
+func (e *withheldError) SQLState() string { return e.state }

@@ -141,9 +141,20 @@ func (o *Opener) Open(ctx context.Context, cred sqlrotate.Credential, dial sqlro
 		err = obeys(ctx, conn)
 	}
 	if err != nil {
-		return nil, sqlrotate.Withhold(err, password)
+		return nil, withhold(err, password)
 	}
 	return conn, nil
+}
+
+// withhold returns err, or, if the password is in its text, an error that has the server's
+// code and not the text: the password may be a word of that, such as the user's name.
+func withhold(err error, password string) error {
+	withheld := sqlrotate.Withhold(err, password)
+	var failed *mysql.MySQLError
+	if withheld == err || !errors.As(err, &failed) { //nolint:errorlint // the same one
+		return withheld
+	}
+	return &mysql.MySQLError{Number: failed.Number, SQLState: failed.SQLState, Message: withheld.Error()}
 }
 
 // obeys closes conn and returns an error if the server does nothing for it.

@@ -237,7 +237,7 @@ func (*Opener) Refused(err error) bool {
 
 // saysPooler reports whether any error in the tree of err has the code 08P01.
 func saysPooler(err error) bool {
-	if failed, ok := err.(*pgconn.PgError); ok && failed.Code == "08P01" { //nolint:errorlint // walks the tree itself
+	if failed, ok := err.(interface{ SQLState() string }); ok && failed.SQLState() == "08P01" {
 		return true
 	}
 	switch e := err.(type) { //nolint:errorlint // walks the tree itself

@@ -145,6 +145,7 @@ func TestALoginComesFromNowhereElse(t *testing.T) {
 		{"quote in a password", "host=db password=" + secret + " 'x", "", "", "", "withheld"},
 		{"password in two words", "host=db password = a " + secret, "", "", "", "withheld"},
 		{"URL without slashes", "postgres:me:" + secret + "@db", "", "", "", "withheld"},
+		{"URL without a host", "postgres://me:" + secret + "/app", "", "", "", "DSN can't be parsed: invalid port"},
 		{"password with a slash", "postgres://me:" + secret + "/@db", "", "", "", "withheld"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

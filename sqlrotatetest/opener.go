@@ -105,7 +105,8 @@ type OpenerHarness struct {
 //	ends        the connection that Open returns has one socket, and closes it
 //	context     Open returns soon when its context is done and its sockets are closed, at
 //	            whatever stage; afterwards the context is of no concern to the connection
-//	refused     Refused says which failures are about the credential
+//	refused     Refused says which failures are about the credential, and says it of a
+//	            wrong password that is the user's name, and so in the server's own words
 //	silent      no password is in an error of Open, in any field that reflection reaches
 //	            from there, or kept by the Opener
 //	liveness    a connection that has ended while it was idle says driver.ErrBadConn, so
@@ -419,7 +420,15 @@ func (c *openerCheck) judges() error {
 			c.Unchecked("what Refused says of: " + string(state))
 		}
 	}
+	if tried[WrongPassword] {
+		return c.judge(OpenerCase{State: WrongPassword, Credential: namesake(c.Login.Username)}, true)
+	}
 	return nil
+}
+
+// namesake is a credential whose password is the user's name.
+func namesake(username string) sqlrotate.Credential {
+	return sqlrotate.Credential{Username: username, Password: sqlrotate.NewSecret(username)}
 }
 
 func (c *openerCheck) judge(k OpenerCase, refused bool) (err error) {
@@ -537,6 +546,9 @@ func (c *openerCheck) silent() error {
 	failures, hung := c.failures, c.hung
 	c.mu.Unlock()
 	for _, f := range failures {
+		if f.cred.SameLogin(namesake(f.cred.Username)) {
+			continue // an error may say who was refused
+		}
 		if where := holds(f.err, f.cred); where != "" {
 			c.violated("silent", "an error of Open, of type %T, holds the password in %s", f.err, where)
 		}

@@ -158,6 +158,15 @@ func findsWhatIsWrong(t *testing.T, server *openertest.Server) {
 		"says nothing is refused": {"refused: wrong password", func(f *faulty) {
 			f.refused = func(opener, error) bool { return false }
 		}},
+		"withholds what a name is in": {"refused: wrong password: the error doesn't count as refused", func(f *faulty) {
+			f.open = func(ctx context.Context, o opener, c cred, d dial) (driver.Conn, error) {
+				conn, err := o.Open(ctx, c, d)
+				if err != nil && strings.Contains(err.Error(), c.Password.Reveal()) {
+					err = errors.New("withheld")
+				}
+				return conn, err
+			}
+		}},
 		"forgets that a right may be revoked": {"refused: access revoked", func(f *faulty) {
 			f.refused = func(o opener, err error) bool {
 				var coded interface{ SQLState() string }
