@@ -5,6 +5,7 @@ package pgxopener
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -60,7 +61,8 @@ type Pool struct {
 //   - MaxConnLifetime is cfg's: the shorter of it and cfg.ConnMaxLifetime counts, connections
 //     that reach it are replaced one by one, and the pool itself has none.
 //     (MaxConnLifetimeJitter is not used. The connector has its own, of a tenth.)
-//   - User, Password, DialFunc and LookupFunc of ConnConfig are not used: see [New].
+//   - User, Password, DialFunc and LookupFunc of ConnConfig are not used, nor what
+//     BeforeConnect makes of them: see [New].
 //
 // What is an error of [New] is one of NewPool.
 func NewPool(ctx context.Context, poolCfg *pgxpool.Config, cfg sqlrotate.Config) (*Pool, error) {
@@ -126,7 +128,7 @@ func loginConfig(poolCfg *pgxpool.Config) *pgx.ConnConfig {
 }
 
 // beforeConnect has a pool's hook of that name called at its logins, with a copy of the
-// configuration that it may change all of.
+// configuration that it may change, but for what belongs to each login.
 func beforeConnect(poolCfg *pgxpool.Config) []stdlib.OptionOpenDB {
 	hook := poolCfg.BeforeConnect
 	if hook == nil {
@@ -135,6 +137,7 @@ func beforeConnect(poolCfg *pgxpool.Config) []stdlib.OptionOpenDB {
 	return []stdlib.OptionOpenDB{stdlib.OptionBeforeConnect(func(ctx context.Context, cfg *pgx.ConnConfig) error {
 		its := cfg.Copy()
 		err := hook(ctx, its)
+		its.User, its.Password, its.DialFunc, its.LookupFunc = cfg.User, cfg.Password, cfg.DialFunc, cfg.LookupFunc
 		*cfg = *its
 		return err
 	})}
@@ -165,6 +168,17 @@ func (p *Pool) hook(cfg *pgxpool.Config) {
 			return (r.swept.Load() || released == nil || released(conn)) && r.session.Keep()
 		}
 	}
+	ping := cfg.ShouldPing
+	cfg.ShouldPing = func(ctx context.Context, params pgxpool.ShouldPingParams) bool {
+		params.IdleDuration = time.Since(resumedOf(params.Conn).idleSince) // pgxpool counts from the last sweep
+		switch {
+		case ctx.Value(sweeping{}) != nil:
+			return false
+		case ping == nil:
+			return params.IdleDuration > time.Second // as in pgxpool
+		}
+		return ping(ctx, params)
+	}
 	p.tracer = cfg.ConnConfig.Tracer
 	cfg.ConnConfig.Tracer = releaseTracer(p.tracer, destroys)
 }
@@ -190,6 +204,9 @@ func lend(ctx context.Context, conn *pgx.Conn, prepare func(context.Context, *pg
 // belongs to that: spares, waits, other credentials. The connection that pgxpool then makes
 // is that one.
 func (p *Pool) logIn(ctx context.Context, cfg *pgx.ConnConfig) error {
+	if ctx.Value(sweeping{}) != nil {
+		return errNoneIdle
+	}
 	waits, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.closing, cancel)() //nolint:contextcheck // either may end it
@@ -201,45 +218,49 @@ func (p *Pool) logIn(ctx context.Context, cfg *pgx.ConnConfig) error {
 	return resume(ctx, s, cfg)
 }
 
-// sweeping marks the context by which all idle connections are taken for a moment: it is
-// nothing of the application's.
+// sweeping marks the context by which idle connections are taken for a moment: it is nothing
+// of the application's.
 type sweeping struct{}
 
-// sweep takes all idle connections, and gives back those at once that one isn't interested
-// in.
-func (p *Pool) sweep(ctx context.Context, interested func(*resumed) bool) (taken []*pgxpool.Conn) {
+// retire closes idle connections that may go, by their release. It takes all that are idle
+// for that, and first gives back those that stay.
+func (p *Pool) retire() {
 	pool := p.native.Load()
 	if pool == nil {
-		return nil
+		return
 	}
-	all := pool.AcquireAllIdle(context.WithValue(ctx, sweeping{}, true))
-	taken = all[:0]
-	for _, conn := range all {
+	var going []*pgxpool.Conn
+	all := pool.AcquireAllIdle(context.WithValue(context.Background(), sweeping{}, true))
+	for _, conn := range slices.Backward(all) { // the one that was used last is to be used next
 		r := resumedOf(conn.Conn())
 		r.swept.Store(true)
-		if interested(r) {
-			taken = append(taken, conn)
-		} else {
+		if r.session.Keep() {
 			conn.Release()
+		} else {
+			going = append(going, conn)
 		}
 	}
-	return taken
-}
-
-// retire closes idle connections that may go: by their release.
-func (p *Pool) retire() {
-	for _, conn := range p.sweep(context.Background(), func(r *resumed) bool { return !r.session.Keep() }) {
+	for _, conn := range going {
 		conn.Release()
 	}
 }
 
-// ask runs a query on an idle connection, past the tracer.
+// ask runs a query on the idle connection that was used last, past the tracer. (If it took
+// more than that one, pgxpool would not see how long the others have been idle.)
 func (p *Pool) ask(ctx context.Context, query string) (*sqlrotate.Session, error) {
-	one := false
-	for _, conn := range p.sweep(ctx, func(*resumed) bool { first := !one; one = true; return first }) {
-		defer conn.Release()
-		_, err := conn.Conn().PgConn().ExecParams(ctx, query, nil, nil, nil, nil).Close()
-		return resumedOf(conn.Conn()).session, err
+	pool := p.native.Load()
+	if pool == nil || pool.Stat().IdleConns() == 0 {
+		return nil, nil //nolint:nilnil // none is idle
 	}
-	return nil, nil //nolint:nilnil // none is idle
+	conn, err := pool.Acquire(context.WithValue(ctx, sweeping{}, true))
+	if err != nil {
+		return nil, nil //nolint:nilnil // nor is any by now
+	}
+	defer conn.Release()
+	r := resumedOf(conn.Conn())
+	r.swept.Store(true)
+	_, err = conn.Conn().PgConn().ExecParams(ctx, query, nil, nil, nil, nil).Close()
+	return r.session, err
 }
+
+var errNoneIdle = errors.New("pgxopener: no connection is idle")

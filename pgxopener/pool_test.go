@@ -67,6 +67,11 @@ func TestPool(t *testing.T) {
 	t.Run("connections with all checks", func(t *testing.T) {
 		poolConnections(t, server, "connections checked", "host=127.0.0.1,localhost target_session_attrs=read-write channel_binding=require require_auth=scram-sha-256")
 	})
+	t.Run("idle for long", func(t *testing.T) { poolShrinks(t, server, "shrinks", nil) })
+	t.Run("idle for long, with a hook", func(t *testing.T) {
+		poolShrinks(t, server, "shrinks hooked", func(cfg *pgxpool.Config) { cfg.BeforeClose = func(*pgx.Conn) {} })
+	})
+	t.Run("idle duration", func(t *testing.T) { idleDurationIsTheApplications(t, server) })
 	t.Run("dropped", func(t *testing.T) { poolAsksAfterItsRole(t, server) })
 }
 
@@ -516,6 +521,7 @@ func poolHooks(t *testing.T, server *openertest.Server) {
 		poolCfg.BeforeConnect = func(_ context.Context, cfg *pgx.ConnConfig) error {
 			seen.add("before connect as " + cfg.User)
 			cfg.RuntimeParams["search_path"] = "elsewhere"
+			cfg.User, cfg.Password, cfg.DialFunc, cfg.LookupFunc = "nobody", "wrong", nil, nil // not the hook's to say
 			return nil
 		}
 		poolCfg.ConnConfig.ValidateConnect = func(context.Context, *pgconn.PgConn) error { seen.add("validate"); return nil }
@@ -642,6 +648,64 @@ func poolAsksAfterItsRole(t *testing.T, server *openertest.Server) {
 		_ = r.pool.AcquireFunc(t.Context(), func(conn *pgxpool.Conn) error { return conn.Ping(t.Context()) })
 		return !r.pool.Connector().Stats().Versions[0].RefusedSince.IsZero() && r.pool.Connector().CheckHealth() != nil
 	})
+}
+
+// A connection that nobody has used for MaxConnIdleTime goes, however often the connector
+// asks after the role; MinConns stay.
+func poolShrinks(t *testing.T, server *openertest.Server, name string, adjust func(*pgxpool.Config)) {
+	t.Parallel()
+	r := newRotating(t, server, name, "pool_max_conns=6 pool_min_conns=2 pool_max_conn_idle_time=500ms pool_health_check_period=100ms", func(poolCfg *pgxpool.Config, cfg *sqlrotate.Config) {
+		cfg.Window, cfg.RoleCheck = sqlrotate.InPlace(), 50*time.Millisecond // nothing ages
+		if adjust != nil {
+			adjust(poolCfg)
+		}
+	})
+	var all []*pgxpool.Conn
+	for range 6 {
+		all = append(all, r.acquire())
+	}
+	for _, conn := range all {
+		conn.Release()
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var working sync.WaitGroup
+	defer working.Wait()
+	defer stop()
+	working.Go(func() {
+		for ; ctx.Err() == nil; <-time.After(5 * time.Millisecond) {
+			if err := r.pool.Ping(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	r.eventually("those that aren't used are closed", func() bool { return r.pool.Stat().TotalConns() == 2 })
+}
+
+// How long a connection has been idle is how long the application hasn't used it: what
+// pgxpool's ShouldPing goes by.
+func idleDurationIsTheApplications(t *testing.T, server *openertest.Server) {
+	t.Parallel()
+	var longest atomic.Int64
+	r := newRotating(t, server, "idle duration", "pool_max_conns=2", func(poolCfg *pgxpool.Config, cfg *sqlrotate.Config) {
+		cfg.Window, cfg.RoleCheck = sqlrotate.InPlace(), 50*time.Millisecond
+		poolCfg.ShouldPing = func(_ context.Context, params pgxpool.ShouldPingParams) bool {
+			longest.Store(max(longest.Load(), int64(params.IdleDuration)))
+			return false
+		}
+	})
+	used, idle := r.acquire(), r.acquire()
+	defer used.Release()
+	idle.Release()
+	longest.Store(0)
+	for began := time.Now(); time.Since(began) < 500*time.Millisecond; <-time.After(10 * time.Millisecond) {
+		if err := used.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.acquire().Release()
+	if d := time.Duration(longest.Load()); d < 500*time.Millisecond {
+		t.Errorf("a connection that was idle for half a second has been so for %v", d)
+	}
 }
 
 // A failing hook fails who acquires, and leaves nothing open.

@@ -31,7 +31,22 @@ type releases struct {
 // acquires is a [pgxpool.AcquireTracer] as well.
 type acquires struct {
 	releases
-	pgxpool.AcquireTracer
+	application pgxpool.AcquireTracer
+}
+
+// TraceAcquireStart tells the application.
+func (t acquires) TraceAcquireStart(ctx context.Context, pool *pgxpool.Pool, data pgxpool.TraceAcquireStartData) context.Context {
+	if ctx.Value(sweeping{}) != nil {
+		return ctx
+	}
+	return t.application.TraceAcquireStart(ctx, pool, data)
+}
+
+// TraceAcquireEnd does so as well.
+func (t acquires) TraceAcquireEnd(ctx context.Context, pool *pgxpool.Pool, data pgxpool.TraceAcquireEndData) {
+	if ctx.Value(sweeping{}) == nil {
+		t.application.TraceAcquireEnd(ctx, pool, data)
+	}
 }
 
 // closeTimeout bounds the close of a connection.
@@ -41,8 +56,11 @@ const closeTimeout = 5 * time.Second
 // MinConns.
 func (t releases) TraceRelease(pool *pgxpool.Pool, data pgxpool.TraceReleaseData) {
 	r := resumedOf(data.Conn)
-	if t.application != nil && !r.swept.Load() {
-		t.application.TraceRelease(pool, data)
+	if !r.swept.Load() {
+		r.idleSince = time.Now()
+		if t.application != nil {
+			t.application.TraceRelease(pool, data)
+		}
 	}
 	if r.session.Return() || t.destroys {
 		return

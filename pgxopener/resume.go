@@ -41,7 +41,7 @@ func resume(ctx context.Context, s *sqlrotate.Session, cfg *pgx.ConnConfig) erro
 		_ = login.Conn.Close()
 		return err
 	}
-	r := &resumed{Conn: login.Conn, session: s, answer: answer}
+	r := &resumed{Conn: login.Conn, session: s, answer: answer, idleSince: time.Now()}
 	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
 	var begun atomic.Bool
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -96,6 +96,8 @@ type resumed struct {
 	net.Conn
 	session *sqlrotate.Session
 	swept   atomic.Bool // it is the pool's own that is released next
+
+	idleSince time.Time // when the application last gave it back; for whoever has acquired it
 
 	begun   bool   // the startup message is over
 	startup []byte // what has been written of it
