@@ -31,7 +31,7 @@ type CommandOptions struct {
 	Lifetime time.Duration
 
 	// Format is the format of the output. Empty: it is recognised, as that of a file.
-	// Name [FormatPassword] for a password that is generated.
+	// Name [FormatPassword] for a password that is generated or has spaces in it.
 	Format Format
 
 	// UsernameKey and PasswordKey are as in [FileOptions]. Empty: the usual names.

@@ -127,6 +127,8 @@ func TestWhatToolsPrintIsRead(t *testing.T) {
 			tool: "one of your own", output: `{"username":"app","password":"secret-1","token":"another","expires_at":"2100-01-02T03:04:05Z"}`,
 			user: "app", password: "secret-1", end: end,
 		},
+		{tool: "a passphrase in JSON", output: `{"Name":"app","SecretString":"correct horse battery staple"}`, opt: CommandOptions{Username: "app"}, user: "app", password: "correct horse battery staple"},
+		{tool: "a passphrase", output: "correct horse battery staple\n", opt: CommandOptions{Username: "app", Format: FormatPassword}, user: "app", password: "correct horse battery staple"},
 		{tool: "a nested token", output: `{"status":{"token":"secret-1"}}`, opt: CommandOptions{Username: "app", PasswordKey: "status.token"}, user: "app", password: "secret-1"},
 	} {
 		t.Run(c.tool, func(t *testing.T) {
@@ -426,6 +428,8 @@ func TestOutputThatIsNoCredential(t *testing.T) {
 		{"", CommandOptions{Username: "app"}, DecodeEmpty, "prints nothing"},
 		{"\n", CommandOptions{Username: "app"}, DecodeEmpty, "prints nothing"},
 		{"token", CommandOptions{}, DecodeUnknownFormat, "set CommandOptions.Username"},
+		{"Updates are available for some components", CommandOptions{Username: "app"}, DecodeUnknownFormat, "set CommandOptions.Format to FormatPassword"},
+		{"token \n", CommandOptions{Username: "app"}, DecodeUnknownFormat, "a space in it"},
 		{"two\nlines", CommandOptions{Username: "app"}, DecodeUnknownFormat, "CommandOptions.Format"},
 		{`{"accessToken": "eyJ`, CommandOptions{Username: "app"}, DecodeSyntax, "not valid JSON"},
 		{`{"token": "one", "access_token": "two"}`, CommandOptions{Username: "app"}, DecodeConflict, "CommandOptions.PasswordKey"},

@@ -50,6 +50,7 @@ func rows() []row {
 		{is: sight.hasYAML, format: FormatYAML, why: "a line is “key: value” with a usual key"},
 		{is: func(s sight) bool { return !s.single }, reason: ReasonUnknown, detail: "its format is not recognised: write JSON, or name the format in FileOptions.Format"},
 		{is: func(s sight) bool { return s.opt.Username == "" }, reason: ReasonUnknown, detail: "its format is not recognised: if it is a bare password, set FileOptions.Username; else write JSON, or name the format in FileOptions.Format"},
+		{is: sight.isSentence, reason: ReasonUnknown, detail: "it has a space in it, as what a program tells people has, and no token: if it is a bare password, set FileOptions.Format to FormatPassword"},
 		{is: sight.looksTorn, reason: ReasonUnknown, detail: "it looks like the beginning of a file in another format: if it is a bare password, set FileOptions.Format to FormatPassword"},
 		{is: func(sight) bool { return true }, format: FormatPassword, why: "it is one line that looks like nothing else"},
 	}
@@ -201,6 +202,12 @@ func isEnvironment(line string) bool {
 	exported := len(name) < len(line)
 	name, _, _ = strings.Cut(name, "=")
 	return exported || len(name) >= 3 && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == ""
+}
+
+// isSentence reports whether a line that a program has printed may be for people to read. In
+// the place of a token it would put an end to the last good one.
+func (s sight) isSentence() bool {
+	return s.opt.Printed && !s.enclosed && strings.ContainsAny(s.text, " \t")
 }
 
 // looksTorn reports whether a single line may be the beginning of a file in another
