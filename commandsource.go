@@ -84,10 +84,10 @@ var (
 // An exit status other than zero is an error, whatever was printed, that wraps an
 // [*exec.ExitError]; output that is no credential is a [*DecodeError]. No error has
 // anything of the output in it, nor an argument. It has the end of what a program that
-// failed wrote to standard error, up to 1 KiB, without the arguments that it repeats and
-// words of 40 characters and more that are no paths, and nothing of that if it repeats
-// something of the output or of the last password. The program should write no secret there
-// all the same.
+// failed wrote to standard error, up to 1 KiB, without the arguments that it repeats, the
+// values of environment variables with PASS, SECRET, TOKEN or KEY in their names, and words
+// of 40 characters and more that are no paths, and nothing of that if it repeats something of
+// the output or of the last password. The program should write no secret there all the same.
 func NewCommandSource(command []string, opt CommandOptions) (*CachedSource, error) {
 	s, err := newCommandSource(command, opt)
 	if err != nil {
@@ -187,6 +187,9 @@ func (s *commandSource) run(ctx context.Context, stdout *head, stderr *tail) err
 	return err
 }
 
+// environ returns the environment that the program runs in.
+func (s *commandSource) environ() []string { return (&exec.Cmd{Env: s.env}).Environ() }
+
 // read returns the credential in what a program has printed that was started at began.
 func (s *commandSource) read(content []byte, began time.Time) (Credential, error) {
 	login, err := credfile.Parse(content, s.decode)
@@ -227,7 +230,7 @@ func (s *commandSource) said(stdout []byte, text string) string {
 	if repeats(text, string(stdout)) || repeats(text, last) {
 		return withheldText
 	}
-	return "; it says " + strconv.Quote(maskLongWords(maskArguments(text, s.args)))
+	return "; it says " + strconv.Quote(maskLongWords(maskGiven(text, s.args, s.environ())))
 }
 
 const withheldText = "; what it wrote to standard error is withheld, because something of its output is in there"
@@ -262,14 +265,25 @@ func repeats(text, output string) bool {
 	return false
 }
 
-// maskArguments replaces what in a text the program was given as an argument.
-func maskArguments(text string, args []string) string {
+// maskGiven replaces what in a text the program was given: its arguments, and what its
+// environment has under a name that is a secret's.
+func maskGiven(text string, args, env []string) string {
+	given := slices.Clone(args)
 	for _, arg := range args {
-		if len(arg) >= shortestWord {
-			text = strings.ReplaceAll(text, arg, "…")
+		_, value, _ := strings.Cut(arg, "=")
+		given = append(given, value)
+	}
+	for _, variable := range env {
+		name, value, _ := strings.Cut(variable, "=")
+		name = strings.ToUpper(name)
+		if slices.ContainsFunc([]string{"PASS", "SECRET", "TOKEN", "KEY"}, func(s string) bool { return strings.Contains(name, s) }) {
+			given = append(given, value)
 		}
-		if _, value, ok := strings.Cut(arg, "="); ok && len(value) >= shortestWord {
-			text = strings.ReplaceAll(text, value, "…")
+	}
+	slices.SortFunc(given, func(a, b string) int { return len(b) - len(a) }) // one may be a part of another one
+	for _, s := range given {
+		if len(s) >= shortestWord {
+			text = strings.ReplaceAll(text, s, "…")
 		}
 	}
 	return text

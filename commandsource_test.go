@@ -463,6 +463,7 @@ func TestStandardErrorIsToldWithoutSecrets(t *testing.T) {
 		token = "7f3Kq9-short"
 		jwt   = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhcHAifQ.c2lnbmF0dXJl"
 	)
+	t.Setenv("SQLROTATE_TEST_TOKEN", "hunter2")
 	for _, c := range []struct {
 		does, script string
 		says         string   // if anything
@@ -482,6 +483,7 @@ func TestStandardErrorIsToldWithoutSecrets(t *testing.T) {
 		{does: "repeats a half of its output", script: `echo 7f3Kq9-0123456789; echo '7f3Kq9-0…' >&2; exit 1`, says: "is withheld", not: []string{"7f3Kq9"}},
 		{does: "repeats what its output stands for", script: `echo '{"username":"app","password":"a\u0026b!c"}'; echo 'a&b!c' >&2; exit 1`, says: "is withheld", not: []string{"a&b"}},
 		{does: "repeats an argument", script: `echo "unknown option --key=$1 or '$1'" >&2; exit 2`, says: `unknown option --key=… or '…'`},
+		{does: "repeats its environment", script: `set -x; : "$SQLROTATE_TEST_TOKEN" $HOME; exit 2`, says: `: … /`, not: []string{"hunter2"}},
 		{does: "complains of a token that looks like a path", script: `echo 'bad token /9j4AAQSkZJRgABAQAAAQABAAD2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBw/MCgwMCw==' >&2; exit 2`, says: "bad token …", not: []string{"9j4A", "MCgw"}},
 		{does: "fails silently", script: `exit 1`, says: "exit status 1", not: []string{"it says"}},
 		{does: "fails to be understood", script: `echo "two lines"; echo of it; echo 'deprecated: use the other one' >&2`, says: `it says "deprecated: use the other one"`},
