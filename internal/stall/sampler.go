@@ -3,6 +3,7 @@
 package stall
 
 import (
+	"slices"
 	"sort"
 	"time"
 )
@@ -22,6 +23,33 @@ func (s *sampler) until(now time.Time) []span {
 		return s.stalls
 	}
 	return append(s.stalls, span{s.due, now})
+}
+
+// forget drops the stalls that were over before then.
+func (s *sampler) forget(before time.Time) {
+	s.stalls = slices.Clone(slices.DeleteFunc(s.stalls, func(stall span) bool { return stall.to.Before(before) }))
+}
+
+// except takes a span out of the stalls, and out of one that goes on.
+func (s *sampler) except(own span) {
+	var left []span
+	for _, stall := range s.stalls {
+		if !stall.to.After(own.from) || !stall.from.Before(own.to) {
+			left = append(left, stall)
+			continue
+		}
+		if stall.from.Before(own.from) {
+			left = append(left, span{stall.from, own.from})
+		}
+		if stall.to.After(own.to) {
+			left = append(left, span{own.to, stall.to})
+		}
+	}
+	s.stalls = left
+	if !s.due.IsZero() && s.due.Before(own.to) {
+		s.stalls = s.until(own.from)
+		s.due = own.to
+	}
 }
 
 // lostIn returns for how much of the window any of several things was late, and how

@@ -57,8 +57,9 @@ type Meter struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	mu       sync.Mutex // guards the samplers' fields
+	mu       sync.Mutex // guards the samplers' fields, and what follows
 	samplers []*sampler
+	worst    time.Duration // at once, of what is forgotten
 }
 
 // Watch returns a meter that measures the machine's timers until the test ends. If
@@ -170,7 +171,32 @@ func (m *Meter) Worst() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, worst := m.lostLocked(time.Time{}, time.Now())
-	return worst
+	return max(worst, m.worst)
+}
+
+// Forget has the meter forget what was over before then, but for Worst: in a test that
+// takes hours the stalls are many.
+func (m *Meter) Forget(before time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, worst := m.lostLocked(time.Time{}, before)
+	m.worst = max(m.worst, worst)
+	for _, s := range m.samplers {
+		s.forget(before)
+	}
+}
+
+// Own says that the test itself has stopped the process, or whatever is asked, at some time
+// between from and to: what was late then is not the machine's fault, and doesn't count any
+// longer. It returns for how much of the time something was late.
+func (m *Meter) Own(from, to time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	lost, _ := m.lostLocked(from, to)
+	for _, s := range m.samplers {
+		s.except(span{from, to})
+	}
+	return lost
 }
 
 // Lost returns for how much of the time between from and to the machine has stalled.

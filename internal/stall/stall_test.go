@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -312,4 +313,64 @@ func TestServerThatStalls(t *testing.T) {
 		m.samplers[1].answers = 0
 		m.mu.Unlock()
 	}
+}
+
+// What a test does to the machine itself is taken out of what the machine loses, and the
+// rest of a stall is not.
+func TestStopThatTheTestOwns(t *testing.T) {
+	base := time.Now()
+	at := func(n int) time.Time { return base.Add(time.Duration(n) * ms) }
+	for _, test := range []struct {
+		name   string
+		due    int // of what is expected; 0: nothing is
+		stalls []span
+		want   []span
+		left   int // when it is due then
+	}{
+		{"before and after", 0, []span{{at(10), at(90)}, {at(210), at(300)}}, []span{{at(10), at(90)}, {at(210), at(300)}}, 0},
+		{"within", 0, []span{{at(110), at(190)}}, nil, 0},
+		{"the same", 0, []span{{at(100), at(200)}}, nil, 0},
+		{"touching", 0, []span{{at(50), at(100)}, {at(200), at(250)}}, []span{{at(50), at(100)}, {at(200), at(250)}}, 0},
+		{"over the start", 0, []span{{at(50), at(150)}}, []span{{at(50), at(100)}}, 0},
+		{"over the end", 0, []span{{at(150), at(250)}}, []span{{at(200), at(250)}}, 0},
+		{"over both", 0, []span{{at(50), at(250)}}, []span{{at(50), at(100)}, {at(200), at(250)}}, 0},
+		{"one that goes on since then", 110, nil, nil, 200},
+		{"one that goes on since before", 50, nil, []span{{at(50), at(100)}}, 200},
+		{"since just before", 97, nil, nil, 200},
+		{"one that comes later", 210, nil, nil, 210},
+	} {
+		s := &sampler{stalls: test.stalls}
+		if test.due > 0 {
+			s.due = at(test.due)
+		}
+		s.except(span{at(100), at(200)})
+		if !slices.Equal(s.stalls, test.want) || test.left > 0 && !s.due.Equal(at(test.left)) {
+			t.Errorf("%s: left %v, due %v", test.name, s.stalls, s.due.Sub(base))
+		}
+	}
+}
+
+// What is long over is forgotten, and the worst of it is not.
+func TestStallsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := Watch(&recorder{T: t})
+		start := time.Now()
+		m.Ask(stalling(time.Second, 300*ms))
+		time.Sleep(4 * time.Second)
+		before, worst := m.Lost(start, time.Now()), m.Worst()
+		middle := start.Add(2 * time.Second)
+		late := m.Lost(middle, time.Now())
+		m.Forget(middle)
+		if got := m.Lost(start, time.Now()); got < late || got >= before || m.Lost(middle, time.Now()) != late || m.Worst() != worst {
+			t.Errorf("lost %v of %v, %v lately; the worst was %v and is %v", got, before, late, worst, m.Worst())
+		}
+		m.Forget(time.Now())
+		if n := len(m.samplers[1].stalls); n > 1 {
+			t.Errorf("%d stalls are remembered", n)
+		}
+		if got := m.Own(start, time.Now().Add(time.Second)); m.Lost(start, time.Now()) != 0 || m.Worst() != worst {
+			t.Errorf("%v were the test's own; the worst was %v", got, m.Worst())
+		}
+		m.stop()
+	})
 }
