@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sqlrotate/sqlrotate/internal/disk"
 	"github.com/sqlrotate/sqlrotate/internal/ledger"
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 	"github.com/sqlrotate/sqlrotate/internal/stall"
@@ -29,6 +30,7 @@ type service struct {
 	server *pgtest.Server
 	path   string // of the credential file
 	source *FileSource
+	disk   gate // which its reads go through
 	c      *Connector
 	db     *sql.DB
 	log    *logbook
@@ -50,8 +52,16 @@ func newService(tb testing.TB, server *pgtest.Server, adjust func(*Config)) *ser
 	}
 	s.publish(s.newRole())
 
-	source, err := NewFileSource(s.path, FileOptions{Logger: s.log.logger(), Poll: 200 * time.Millisecond})
+	source, err := newFileSource(s.path, FileOptions{Logger: s.log.logger(), Poll: 200 * time.Millisecond})
 	if err != nil {
+		tb.Fatal(err)
+	}
+	read := source.read
+	source.read = func() (disk.Snapshot, error) {
+		s.disk.pass(nil)
+		return read()
+	}
+	if err := source.start(); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = source.Close() })
@@ -235,6 +245,44 @@ func (s *service) eventually(limit time.Duration, what string, f func() bool) ti
 	})
 }
 
+// gate holds up what passes while it is shut. The zero gate is open.
+type gate struct {
+	mu   sync.Mutex
+	open chan struct{} // closed when it opens; nil: it is open
+	held int           // so far
+}
+
+// pass returns when the gate is open, or done is.
+func (g *gate) pass(done <-chan struct{}) {
+	g.mu.Lock()
+	open := g.open
+	if open != nil {
+		g.held++
+	}
+	g.mu.Unlock()
+	if open == nil {
+		return
+	}
+	select {
+	case <-open:
+	case <-done:
+	}
+}
+
+// shut shuts the gate for d and returns how many had to wait.
+func (g *gate) shut(d time.Duration) int {
+	g.mu.Lock()
+	open, before := make(chan struct{}), g.held
+	g.open = open
+	g.mu.Unlock()
+	<-time.After(d)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(open)
+	g.open = nil
+	return g.held - before
+}
+
 // logbook keeps what is logged.
 type logbook struct {
 	mu sync.Mutex
@@ -251,6 +299,15 @@ func (l *logbook) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// cut takes what was logged so far out of the book.
+func (l *logbook) cut() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	said := l.b.String()
+	l.b.Reset()
+	return said
 }
 
 func (l *logbook) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }

@@ -113,3 +113,12 @@ func (e *ends) of(role string) (open int, closed time.Time) {
 	}
 	return 0, time.Time{}
 }
+
+// forget forgets a role that is gone.
+func (e *ends) forget(role string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r := e.roles[role]; r != nil && r.open == 0 {
+		delete(e.roles, role)
+	}
+}

@@ -165,7 +165,7 @@ func TestPlantsAreComplete(t *testing.T) {
 		name, _, _ := strings.Cut(test, "/")
 		planted[name] = true
 	}
-	meters := regexp.MustCompile(`\b(newService|newWitness|stall\.Watch|mustNeverBeTorn)\(`)
+	meters := regexp.MustCompile(`\b(newService|openBank|newWitness|stall\.Watch|mustNeverBeTorn)\(`)
 	measures := 0
 	for _, file := range files {
 		content, err := os.ReadFile(file)

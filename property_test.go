@@ -53,6 +53,8 @@ type schedule struct {
 	roles      int
 }
 
+type span struct{ from, to time.Time }
+
 func randomSchedule(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	s := &schedule{

@@ -1,28 +1,36 @@
+//go:build linux
+
 package sqlrotate
 
 import (
 	"context"
+	cryptorand "crypto/rand"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strings"
+	"path/filepath"
+	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
 
-// A bank keeps running while, at random, its login is rotated, the role before is
-// dropped when its overlap ends, backends are terminated, the credential file is
-// deleted or spoilt, and the server is restarted or crashes.
+// A bank keeps running while, at random and several at once, its login is rotated and the
+// role before is dropped when its overlap ends, the password is changed in place, backends
+// are terminated, the credential file is deleted or spoilt, the server is restarted, crashes
+// or stands still, the process is stopped, and the source hangs. Its books are audited in
+// rounds, and then begun anew.
 //
-// An operation may fail only if it was under way during a declared outage: while a
-// backend is being terminated or the server is away. What was acknowledged must be
-// there exactly once, and the books must balance. How far that goes depends on the
-// kind of operation, because lib/pq reports a session that is cut off in the middle
-// of a statement as driver.ErrBadConn, and database/sql then runs a statement that
+// An operation may fail only if it was under way during a declared outage: while a backend is
+// being terminated or the server is away. Of everything else it may become slow, and no more.
+// What was acknowledged must be there exactly once, and the books must balance. How far that
+// goes depends on the kind of operation, because lib/pq reports a session that is cut off in
+// the middle of a statement as driver.ErrBadConn, and database/sql then runs a statement that
 // is outside a transaction again, although the server may have committed it:
 //
 //   - A transfer is a transaction. database/sql retries its BEGIN and nothing
@@ -35,9 +43,17 @@ import (
 //     acknowledged one is there exactly once, which shows that no rotation makes
 //     database/sql run anything twice. Within them it may be there again for each
 //     retry, of which there are two.
+//
+// The process, which is the bank's own, needs no more at the end than at first, and nothing
+// is left of it after Close. (An hour, with a line for each minute: SQLROTATE_SOAK=1h go test
+// -race -count=1 -timeout=0 -v -run TestSoakBooksBalance .)
 func TestSoakBooksBalance(t *testing.T) {
 	needsQuiet(t)
 	t.Parallel()
+	stopper := apart(t)
+	if stopper == nil {
+		return
+	}
 	duration := soakFor(t, 10*time.Second)
 	seed := soakSeed(t)
 	t.Logf("seed %d", seed)
@@ -47,7 +63,149 @@ func TestSoakBooksBalance(t *testing.T) {
 		// What a crash must not lose is what was acknowledged.
 		Settings: map[string]string{"synchronous_commit": "on"},
 	})
+	b := openBank(t, server, stopper)
+	b.work(20)
+	b.disturb(rand.New(rand.NewPCG(seed, 0)), duration)
+	b.close()
+	b.audit()
+	b.judge(duration)
+	b.leave()
+}
+
+// bank is an application under way on a service, with a note of all that it did since its
+// books were audited last.
+type bank struct {
+	*service
+	t        *testing.T
+	feed     *moody
+	stopper  *stopper
+	rest     needs // what the process needed before
+	stop     context.CancelFunc
+	workers  sync.WaitGroup
+	declared declared
+
+	mu    sync.Mutex // guards the next three
+	done  []operation
+	again int                 // keyed statements that were run twice
+	tally map[string]*tallied // troubles
+
+	books
+
+	// In the order in which they are taken.
+	hours      sync.RWMutex // read by each operation; held while the books are audited
+	agent      sync.Mutex   // held by whoever rotates, and while nobody is to
+	hanging    sync.Mutex   // held while the source hangs
+	reach      sync.RWMutex // held while the server is away or audited; read by those who need it
+	publishing sync.Mutex   // guards the file, what service knows of it, and the next two
+	issue      int          // how often a login was published
+	passwords  []string
+
+	revokers sync.WaitGroup
+}
+
+// The overlap has a lag for a source that hangs and a file that is spoilt just when it was
+// written, and a process that is stopped then; and a time in use for a server that is paused
+// and a process that is stopped.
+const (
+	soakOverlap  = 16 * time.Second
+	soakLag      = 7 * time.Second
+	soakMaxInUse = 4 * time.Second
+
+	longestSpoilt = time.Second
+	longestHang   = 2500 * time.Millisecond // longer than FileSource and a login wait
+	longestPause  = 2500 * time.Millisecond
+	longestStop   = time.Second
+	abandoned     = readTimeout + time.Second // longer than the connector waits
+)
+
+// moody is a source that hangs at times, and heeds its context then or doesn't.
+type moody struct {
+	plantedSource
+	patient, deaf gate
+}
+
+func (m *moody) Credential(ctx context.Context) (Credential, error) {
+	m.deaf.pass(nil)
+	m.patient.pass(ctx.Done())
+	return m.plantedSource.Credential(ctx)
+}
+
+func (m *moody) Refresh(ctx context.Context, refused Credential) (Credential, error) {
+	m.deaf.pass(nil)
+	m.patient.pass(ctx.Done())
+	return m.plantedSource.Refresh(ctx, refused)
+}
+
+// tallied is how often there was a trouble, and how often something is known to have come of it.
+type tallied struct{ times, felt int }
+
+type operation struct {
+	id string // its first letter is its kind: t, k or p
+	span
+	err error
+
+	// Of one that was audited and may yet come through.
+	old, outage bool
+	there       int
+}
+
+// declared are the times at which operations may fail, or be slow.
+type declared struct {
+	mu     sync.Mutex
+	spans  []declaredSpan
+	outage time.Duration // in all
+}
+
+type declaredSpan struct {
+	span
+	fails bool
+}
+
+// grace is for what a session that has been ended still has under way.
+const grace = 500 * time.Millisecond
+
+// outageFor runs f in an outage.
+func (d *declared) outageFor(f func()) { d.during(f, true) }
+
+// slowFor runs f while operations may be slow.
+func (d *declared) slowFor(f func()) { d.during(f, false) }
+
+func (d *declared) during(f func(), fails bool) {
+	from := time.Now()
+	f()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := span{from, time.Now().Add(grace)}
+	d.spans = append(d.spans, declaredSpan{s, fails})
+	if fails {
+		d.outage += s.to.Sub(s.from)
+	}
+}
+
+// touch reports whether what took that long may have failed, or been slow.
+func (d *declared) touch(s span) (fails, slow bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range d.spans {
+		if s.from.Before(n.to) && s.to.After(n.from) {
+			fails, slow = fails || n.fails, true
+		}
+	}
+	return fails, slow
+}
+
+// forget forgets what was over before then.
+func (d *declared) forget(before time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.spans = slices.DeleteFunc(d.spans, func(n declaredSpan) bool { return n.to.Before(before) })
+}
+
+func openBank(t *testing.T, server *pgtest.Server, stopper *stopper) *bank {
+	t.Helper()
 	for _, statement := range []string{
+		// As ledger.Create makes it, with what was there when the books were begun.
+		"create table account (id int primary key, balance int not null, opening int not null default 100)",
 		"create table transfer (id text not null, debit int not null, credit int not null, amount int not null)",
 		"create table keyed (id text primary key)",
 	} {
@@ -55,95 +213,34 @@ func TestSoakBooksBalance(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := newService(t, server, func(cfg *Config) {
-		// The lag is that of a file that is spoilt just when it was written.
-		cfg.Window = Window{Overlap: soakOverlap, Lag: 2 * time.Second, MaxInUse: time.Second}
+	b := &bank{t: t, stopper: stopper, tally: map[string]*tallied{}}
+	b.rest = atRest(t, server)
+	b.service = newService(t, server, func(cfg *Config) {
+		b.feed = &moody{}
+		b.feed.plantedSource, _ = cfg.Source.(plantedSource)
+		cfg.Source = b.feed
+		cfg.Window = Window{Overlap: soakOverlap, Lag: soakLag, MaxInUse: soakMaxInUse}
 	})
-	b := &bank{service: s, tally: map[string]int{}}
-	b.open(20)
-	b.disturb(rand.New(rand.NewPCG(seed, 0)), duration)
-	b.close()
-	b.audit()
-	t.Logf("%v: %v; %d operations, %d failed in outages of %v in all; statements run twice: %d keyed, %d plain; slowest outside of an outage %v; %+v",
-		duration, b.tally, len(b.done), b.failed, b.outages.total().Round(time.Millisecond), b.again, b.doubled, b.slowest.Round(time.Millisecond), s.c.Stats())
+	return b
 }
 
-const soakOverlap = 8 * time.Second
-
-// bank is an application under way on a service, with a note of all that it did.
-type bank struct {
-	*service
-	stop    context.CancelFunc
-	workers sync.WaitGroup
-	outages outages
-
-	mu    sync.Mutex // guards the next three
-	done  []operation
-	again int            // keyed statements that were run twice
-	tally map[string]int // troubles
-
-	// What the audit finds.
-	doubled int           // plain inserts that are there more than once
-	failed  int           // operations
-	slowest time.Duration // of those outside of outages
-
-	reach      sync.RWMutex // held while the server is away; read by those who need it
-	revokers   sync.WaitGroup
-	publishing sync.Mutex // guards the file, what service knows of it, and passwords
-	passwords  []string
+// atRest returns what this process needs, without the superuser's idle sessions.
+func atRest(t *testing.T, server *pgtest.Server) needs {
+	t.Helper()
+	server.Admin().SetMaxIdleConns(-1)
+	defer server.Admin().SetMaxIdleConns(2)
+	return needed(t)
 }
 
-type operation struct {
-	id string // its first letter is its kind: t, k or p
-	span
-	err error
-}
-
-type span struct{ from, to time.Time }
-
-// outages are the times at which operations may fail.
-type outages struct {
-	mu    sync.Mutex
-	spans []span
-}
-
-// grace is for what a session that has been ended still has under way.
-const grace = 500 * time.Millisecond
-
-// during runs f in an outage.
-func (o *outages) during(f func()) {
-	from := time.Now()
-	f()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.spans = append(o.spans, span{from, time.Now().Add(grace)})
-}
-
-func (o *outages) touch(s span) bool {
-	for _, outage := range o.spans {
-		if s.from.Before(outage.to) && s.to.After(outage.from) {
-			return true
-		}
-	}
-	return false
-}
-
-// total returns how long there was an outage.
-func (o *outages) total() (d time.Duration) {
-	for _, s := range o.spans {
-		d += s.to.Sub(s.from)
-	}
-	return d
-}
-
-func (b *bank) open(workers int) {
+// work sets workers to work until close.
+func (b *bank) work(workers int) {
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.Cleanup(func() { stop(); b.workers.Wait() })
 	for w := range workers {
 		b.workers.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
-				b.work(fmt.Sprintf("%c%d.%d", "tkp"[n%3], w, n))
+				b.operate(fmt.Sprintf("%c%d.%d", "tkp"[n%3], w, n))
 				select {
 				case <-time.After(rand.N(10 * time.Millisecond)):
 				case <-ctx.Done():
@@ -153,8 +250,10 @@ func (b *bank) open(workers int) {
 	}
 }
 
-// work does one operation, of the kind that its id says.
-func (b *bank) work(id string) {
+// operate does one operation, of the kind that its id says.
+func (b *bank) operate(id string) {
+	b.hours.RLock()
+	defer b.hours.RUnlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	op := operation{id: id, span: span{from: time.Now()}}
@@ -215,127 +314,276 @@ func (b *bank) transfer(ctx context.Context, id string) error {
 	return tx.Commit()
 }
 
-// disturb does what goes wrong in the life of a service, several things at once.
+// trouble is something that goes wrong in the life of a service.
+type trouble struct {
+	name string
+	mean time.Duration                // from one to the next
+	do   func(*rand.Rand) (felt bool) // reports whether something is known to have come of it
+}
+
+func (b *bank) troubles() []trouble {
+	return []trouble{
+		{"rotations", 3 * time.Second, b.rotateNow},
+		{"passwords changed in place", 9 * time.Second, b.changePassword},
+		{"files spoilt", 2 * time.Second, b.spoil},
+		{"terminations", 4 * time.Second, b.terminate},
+		{"restarts", 24 * time.Second, b.restart(pgtest.Fast)},
+		{"crashes", 24 * time.Second, b.restart(pgtest.Immediate)},
+		{"server paused", 10 * time.Second, b.pauseServer},
+		{"process stopped", 8 * time.Second, b.stopProcess},
+		{"source hung", 12 * time.Second, b.hang(&b.feed.patient)},
+		{"source deaf", 12 * time.Second, b.hang(&b.feed.deaf)},
+		{"disk hung", 12 * time.Second, b.hang(&b.disk)},
+		{"read abandoned", 3 * time.Minute, b.abandonRead},
+	}
+}
+
+// disturb does what goes wrong in the life of a service, several things at once, and audits
+// the books meanwhile: until duration is over or something is wrong.
 func (b *bank) disturb(r *rand.Rand, duration time.Duration) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), duration)
 	defer cancel()
-	var troubles sync.WaitGroup
-	// Each trouble has its own source of randomness, and comes between half and one
-	// and a half times its mean pause after the last one.
-	every := func(mean time.Duration, trouble func(*rand.Rand)) {
-		r := rand.New(rand.NewPCG(r.Uint64(), 0))
-		troubles.Go(func() {
+	var under sync.WaitGroup
+	for _, trouble := range b.troubles() {
+		// Each has its own source of randomness, and comes between half and one and a half
+		// times its mean pause after the last one.
+		r, mean := rand.New(rand.NewPCG(r.Uint64(), 0)), trouble.mean
+		if mean < time.Minute {
+			mean = min(mean, duration/2)
+		}
+		b.tally[trouble.name] = &tallied{}
+		under.Go(func() {
 			for {
 				select {
 				case <-time.After(mean/2 + time.Duration(r.Int64N(int64(mean)))):
-					trouble(r)
+					b.note(trouble.name, trouble.do(r))
 				case <-ctx.Done():
 					return
 				}
 			}
 		})
 	}
-	every(3*time.Second, func(*rand.Rand) { b.rotateNow() })
-	every(2*time.Second, b.spoil)
-	every(4*time.Second, b.terminate)
-	every(min(12*time.Second, duration/3), b.restart)
-	troubles.Wait()
+	b.watchBooks(ctx, min(max(duration/12, 2*time.Second), time.Minute))
+	cancel()
+	under.Wait()
 	b.revokers.Wait()
 }
 
 // note counts a trouble.
-func (b *bank) note(trouble string) {
+func (b *bank) note(trouble string, felt bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tally[trouble]++
+	n := b.tally[trouble]
+	n.times++
+	if felt {
+		n.felt++
+	}
+}
+
+// upTo returns a time by chance, which is not much shorter than the longest.
+func upTo(r *rand.Rand, longest time.Duration) time.Duration {
+	return longest/10 + time.Duration(r.Int64N(int64(longest-longest/10)))
 }
 
 // rotateNow publishes a new login, and has the one before dropped when its overlap
 // has ended, as an agent would: whatever has become of the server and the file.
-func (b *bank) rotateNow() {
+func (b *bank) rotateNow(*rand.Rand) bool {
+	b.agent.Lock()
+	defer b.agent.Unlock()
 	b.reach.RLock()
 	defer b.reach.RUnlock()
-	b.publishing.Lock()
-	defer b.publishing.Unlock()
-	old := b.role
 	next := b.newRole()
-	b.passwords = append(b.passwords, next.password)
-	b.publish(next)
-	b.note("rotations")
+	old := b.issueNext(next)
 	b.revokers.Go(func() {
 		<-time.After(soakOverlap)
 		b.reach.RLock()
 		defer b.reach.RUnlock()
 		b.revoke(old)
+		b.ends.forget(old)
 	})
+	return true
+}
+
+// issueNext publishes a login and returns the role of the one before.
+func (b *bank) issueNext(next roleLogin) (old string) {
+	b.publishing.Lock()
+	defer b.publishing.Unlock()
+	old = b.role
+	b.issue++
+	b.passwords = append(b.passwords, next.password)
+	b.publish(next)
+	return old
+}
+
+// changePassword gives the role in use another password, and publishes that a moment later.
+// What logs in meanwhile is refused, and has to wait.
+func (b *bank) changePassword(r *rand.Rand) bool {
+	b.agent.Lock()
+	defer b.agent.Unlock()
+	b.reach.RLock()
+	defer b.reach.RUnlock()
+	before := b.c.Stats().Refused
+	next := roleLogin{b.role, cryptorand.Text()}
+	b.declared.slowFor(func() {
+		if err := b.server.AlterPassword(context.Background(), next.name, next.password); err != nil {
+			b.Error(err)
+		}
+		<-time.After(upTo(r, 500*time.Millisecond))
+		b.issueNext(next)
+	})
+	return b.c.Stats().Refused > before
 }
 
 // spoil deletes the file or puts something else in its place, for up to a second.
 // Nothing may fail for it.
-func (b *bank) spoil(r *rand.Rand) {
-	rubbish := []string{"", "\x00\x01\x02", `{"username": "bank", "password`, "<no value>"}
+func (b *bank) spoil(r *rand.Rand) bool {
+	rubbish := func(text string) func() error {
+		return func() error {
+			if r.IntN(2) == 0 {
+				return os.WriteFile(b.path, []byte(text), 0o600) // in place
+			}
+			b.write([]byte(text))
+			return nil
+		}
+	}
+	anew := func(do func() error) func() error {
+		return func() error { return errors.Join(os.Remove(b.path), do()) }
+	}
+	ways := []func() error{
+		func() error { return os.Remove(b.path) },
+		rubbish(""), rubbish("\x00\x01\x02"), rubbish(`{"username": "bank", "password`), rubbish("<no value>"),
+		anew(func() error { return syscall.Mkfifo(b.path, 0o600) }),
+		anew(func() error { return os.Symlink(filepath.Base(b.path), b.path) }),
+	}
+	before := b.source.Status().FailedReads
 	b.publishing.Lock()
 	good, err := os.ReadFile(b.path)
 	if err != nil {
 		b.Error(err)
 	}
-	published := b.role
-	if n := r.IntN(len(rubbish) + 1); n == len(rubbish) {
-		err = os.Remove(b.path)
-	} else if r.IntN(2) == 0 {
-		err = os.WriteFile(b.path, []byte(rubbish[n]), 0o600) // in place
-	} else {
-		b.write([]byte(rubbish[n]))
-	}
-	if err != nil {
+	issue := b.issue
+	if err := ways[r.IntN(len(ways))](); err != nil {
 		b.Error(err)
 	}
 	b.publishing.Unlock()
-	b.note("files spoilt")
-	<-time.After(time.Duration(r.Int64N(int64(time.Second))))
+	<-time.After(time.Duration(r.Int64N(int64(longestSpoilt))))
 	b.publishing.Lock()
 	defer b.publishing.Unlock()
-	if b.role == published { // else a rotation has put it right
+	if b.issue == issue { // else whoever rotates has put it right
 		b.write(good)
 	}
+	return b.source.Status().FailedReads > before
 }
 
 // terminate ends one to three backends, idle or in the middle of something.
-func (b *bank) terminate(r *rand.Rand) {
+func (b *bank) terminate(r *rand.Rand) bool {
 	b.reach.RLock()
 	defer b.reach.RUnlock()
-	b.outages.during(func() {
-		b.exec(fmt.Sprintf("select pg_terminate_backend(pid, 1000) from pg_stat_activity"+
-			" where datname = current_database() and usename like 'r%%' order by random() limit %d", 1+r.IntN(3)))
+	ended := 0
+	b.declared.outageFor(func() {
+		err := b.server.Admin().QueryRowContext(context.Background(), fmt.Sprintf("select count(*) filter (where pg_terminate_backend(pid, 1000)) from ("+
+			"select pid from pg_stat_activity where datname = current_database() and usename like 'r%%' order by random() limit %d) x", 1+r.IntN(3))).Scan(&ended)
+		if err != nil {
+			b.Error(err)
+		}
 	})
-	b.note("terminations")
+	return ended > 0
 }
 
 // restart stops the server, in order or by a crash, and starts it again soon.
-func (b *bank) restart(r *rand.Rand) {
-	mode, name := pgtest.Fast, "restarts"
-	if r.IntN(2) == 0 {
-		mode, name = pgtest.Immediate, "crashes"
+func (b *bank) restart(mode pgtest.StopMode) func(*rand.Rand) bool {
+	return func(r *rand.Rand) bool {
+		b.reach.Lock()
+		defer b.reach.Unlock()
+		before := b.c.Stats().Failed
+		b.declared.outageFor(func() {
+			if err := b.server.Stop(mode); err != nil {
+				b.Error(err)
+			}
+			<-time.After(time.Duration(r.Int64N(int64(time.Second))))
+			if err := b.server.Start(context.Background()); err != nil {
+				b.Error(err)
+			}
+		})
+		return b.c.Stats().Failed > before
 	}
+}
+
+// pauseServer has all processes of the server stand still. What is under way takes as long,
+// and doesn't fail.
+func (b *bank) pauseServer(r *rand.Rand) bool {
 	b.reach.Lock()
 	defer b.reach.Unlock()
-	b.outages.during(func() {
-		if err := b.server.Stop(mode); err != nil {
+	d := upTo(r, longestPause)
+	var took time.Duration
+	b.declared.slowFor(func() {
+		if err := b.server.Pause(context.Background()); err != nil {
 			b.Error(err)
 		}
-		<-time.After(time.Duration(r.Int64N(int64(time.Second))))
-		if err := b.server.Start(context.Background()); err != nil {
+		began, asked := time.Now(), make(chan error, 1)
+		go func() {
+			_, err := b.db.ExecContext(context.Background(), "select 1")
+			took = time.Since(began)
+			asked <- err
+		}()
+		<-time.After(d)
+		if err := b.server.Resume(); err != nil {
+			b.Error(err)
+		}
+		if err := <-asked; err != nil {
+			b.meter.Blame(began.Add(-b.memory()), time.Now(), b.bearable(), "a query failed after %v, of a server that was paused for %v: %v", took, d, err)
+		}
+	})
+	return took >= d/2
+}
+
+// stopProcess stops the bank's own process, its clock's ticks and all.
+func (b *bank) stopProcess(r *rand.Rand) bool {
+	d := upTo(r, longestStop)
+	from := time.Now()
+	b.declared.slowFor(func() {
+		if err := b.stopper.stop(d); err != nil {
 			b.Error(err)
 		}
 	})
-	b.note(name)
+	return b.meter.Own(from, time.Now()) >= d/2
+}
+
+// hang has reads hang, and leaves room for one before the next time.
+func (b *bank) hang(g *gate) func(*rand.Rand) bool {
+	return func(r *rand.Rand) bool {
+		b.hanging.Lock()
+		defer b.hanging.Unlock()
+		held := 0
+		b.declared.slowFor(func() { held = g.shut(upTo(r, longestHang)) })
+		<-time.After(grace)
+		return held > 0
+	}
+}
+
+// abandonRead has the source hang for longer than the connector waits. Nobody rotates then:
+// no window has room for that.
+func (b *bank) abandonRead(*rand.Rand) bool {
+	b.agent.Lock()
+	defer b.agent.Unlock()
+	b.hanging.Lock()
+	defer b.hanging.Unlock()
+	for start := time.Now(); !b.version(b.role).Current; <-time.After(10 * time.Millisecond) {
+		if time.Since(start) > soakLag {
+			return false
+		}
+	}
+	before := b.c.Stats().SourceErrors
+	b.declared.slowFor(func() { b.feed.deaf.shut(abandoned) })
+	<-time.After(grace)
+	return b.c.Stats().SourceErrors > before
 }
 
 // close lets the last rotation finish, and the workers.
 func (b *bank) close() {
 	b.Helper()
-	b.eventually(30*time.Second, "every session logged in with the last credential, and all well", func() bool {
+	b.eventually(time.Minute, "every session logged in with the last credential, and all well", func() bool {
 		st := b.c.Stats()
 		open := 0
 		for _, v := range st.Versions {
@@ -345,84 +593,4 @@ func (b *bank) close() {
 	})
 	b.stop()
 	b.workers.Wait()
-}
-
-// audit holds what the workers were told against what the server has.
-func (b *bank) audit() {
-	b.Helper()
-	there := map[string]int{}
-	rows, err := b.server.Admin().QueryContext(b.Context(), `select id, count(*) from (
-		select id from transfer union all select id from keyed union all select id from entry) x group by id`)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		var n int
-		if err := rows.Scan(&id, &n); err != nil {
-			b.Fatal(err)
-		}
-		there[id] = n
-	}
-	if err := rows.Err(); err != nil {
-		b.Fatal(err)
-	}
-
-	for _, op := range b.done {
-		n, outage := there[op.id], b.outages.touch(op.span)
-		delete(there, op.id)
-		least, most := 1, 1
-		if op.err != nil {
-			least = 0
-		}
-		if op.id[0] == 'p' && outage {
-			most = 3 // database/sql tries a statement three times at the most
-			if n > 1 {
-				b.doubled++
-			}
-		}
-		if n < least || n > most {
-			grave(b, "%s is there %d times, not %d to %d; its error is %v; in an outage: %t", op.id, n, least, most, op.err, outage)
-		}
-		if op.err != nil {
-			b.failed++
-			if !outage {
-				b.meter.Blame(op.from.Add(-b.memory()), op.to, b.bearable(), "%s failed after %v, with no outage: %v", op.id, op.to.Sub(op.from), op.err)
-			}
-		}
-		if !outage {
-			b.slowest = max(b.slowest, op.to.Sub(op.from))
-		}
-	}
-	for id, n := range there {
-		grave(b, "%s, which nobody has asked for, is there %d times", id, n)
-	}
-
-	var total, wrong int
-	err = b.server.Admin().QueryRowContext(b.Context(), `select sum(balance), count(*) filter (where balance <> 100
-			+ coalesce((select sum(amount) from transfer where credit = account.id), 0)
-			- coalesce((select sum(amount) from transfer where debit = account.id), 0))
-		from account`).Scan(&total, &wrong)
-	if err != nil {
-		b.Fatal(err)
-	}
-	if total != 100*100 || wrong != 0 {
-		grave(b, "the balances sum up to %d, not 10000, and %d of 100 differ from the transfers", total, wrong)
-	}
-
-	st := b.c.Stats()
-	if len(b.done) == 0 || st.Rotations == 0 {
-		b.Errorf("%d operations, %d rotations", len(b.done), st.Rotations)
-	}
-	b.mustLeaveNoSession()
-	log := b.log.String()
-	for _, password := range b.passwords {
-		if strings.Contains(log, password) {
-			grave(b, "a password is in the log")
-		}
-	}
-	if b.Failed() {
-		b.Logf("%s", log)
-	}
 }

@@ -1,0 +1,274 @@
+//go:build linux
+
+// The bank's books: what was done is held against what the server has.
+
+package sqlrotate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// books are what the audits have found so far.
+type books struct {
+	carried []operation // audited once, and looked for once more
+	said    string      // the log since the last audit but one
+	moments []needs
+	round   account
+	total   account
+	doubled int // plain inserts that are there more than once
+}
+
+// account is what operations came to.
+type account struct {
+	operations int
+	failed     int
+	slowest    time.Duration // of those outside of what is declared
+}
+
+func (a *account) add(other account) {
+	a.operations += other.operations
+	a.failed += other.failed
+	a.slowest = max(a.slowest, other.slowest)
+}
+
+// straggles is for how long a backend may go on whose client has gone.
+const straggles = 10 * time.Second
+
+// watchBooks audits the books in rounds until ctx is done, or something is wrong.
+func (b *bank) watchBooks(ctx context.Context, round time.Duration) {
+	b.Helper()
+	for !b.Failed() {
+		select {
+		case <-time.After(round):
+			b.audit()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// audit holds what the workers were told against what the server has, when nothing is under
+// way, and forgets it at both ends. Then it notes what the process needs.
+func (b *bank) audit() {
+	b.Helper()
+	b.hours.Lock()
+	defer b.hours.Unlock()
+	b.reach.Lock()
+	defer b.reach.Unlock()
+	quiet := time.Now()
+	b.compare(b.takeNotes(), b.takeBooks(), quiet)
+	b.total.add(b.round)
+	b.declared.forget(quiet)
+	b.meter.Forget(quiet.Add(-b.memory()))
+	b.auditLog()
+	b.noteNeeds()
+	b.Logf("%4.0f s: %v", time.Since(b.began).Seconds(), b)
+}
+
+// takeNotes returns the operations that are to be found in the books.
+func (b *bank) takeNotes() []operation {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ops := append(b.carried, b.done...)
+	b.done, b.carried, b.round = nil, nil, account{}
+	return ops
+}
+
+// takeBooks returns how often each operation is in the books, and begins them anew with the
+// balances as they are.
+func (b *bank) takeBooks() map[string]int {
+	b.Helper()
+	must := func(err error) {
+		b.Helper()
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tx, err := b.server.Admin().BeginTx(ctx, nil)
+	must(err)
+	defer func() { _ = tx.Rollback() }()
+	_, err = tx.ExecContext(ctx, "lock table account, transfer, keyed, entry in access exclusive mode")
+	must(err)
+	there := map[string]int{}
+	rows, err := tx.QueryContext(ctx, `select id, count(*) from (
+		select id from transfer union all select id from keyed union all select id from entry) x group by id`)
+	must(err)
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id string
+		var n int
+		must(rows.Scan(&id, &n))
+		there[id] = n
+	}
+	must(rows.Err())
+
+	var total, wrong int
+	must(tx.QueryRowContext(ctx, `select sum(balance), count(*) filter (where balance <> opening
+			+ coalesce((select sum(amount) from transfer where credit = account.id), 0)
+			- coalesce((select sum(amount) from transfer where debit = account.id), 0))
+		from account`).Scan(&total, &wrong))
+	if total != 100*100 || wrong != 0 {
+		grave(b, "the balances sum up to %d, not 10000, and %d of 100 differ from the transfers", total, wrong)
+	}
+	_, err = tx.ExecContext(ctx, "update account set opening = balance; truncate transfer, keyed, entry")
+	must(err)
+	must(tx.Commit())
+	return there
+}
+
+// compare holds operations against how often each of them is in the books.
+func (b *bank) compare(ops []operation, there map[string]int, quiet time.Time) {
+	b.Helper()
+	for _, op := range ops {
+		before := op.there
+		op.there += there[op.id]
+		delete(there, op.id)
+		if !op.old {
+			b.enter(&op)
+		}
+		least, most := 1, 1
+		if op.err != nil {
+			least = 0
+		}
+		if op.id[0] == 'p' && op.outage {
+			most = 3 // database/sql tries a statement three times at the most
+			if op.there > 1 && before <= 1 {
+				b.doubled++
+			}
+		}
+		if op.there < least || op.there > most {
+			grave(b, "%s is there %d times, not %d to %d; its error is %v; in an outage: %t", op.id, op.there, least, most, op.err, op.outage)
+		}
+		if !op.old && op.outage && op.to.After(quiet.Add(-straggles)) {
+			op.old = true
+			b.carried = append(b.carried, op)
+		}
+	}
+	for id, n := range there {
+		grave(b, "%s, which nobody has asked for, is there %d times", id, n)
+	}
+}
+
+// enter enters an operation in the round's account.
+func (b *bank) enter(op *operation) {
+	b.Helper()
+	outage, slow := b.declared.touch(op.span)
+	op.outage = outage
+	b.round.operations++
+	if op.err != nil {
+		b.round.failed++
+		if !outage {
+			b.meter.Blame(op.from.Add(-b.memory()), op.to, b.bearable(), "%s failed after %v, with no outage: %v", op.id, op.to.Sub(op.from), op.err)
+		}
+	}
+	if !slow {
+		b.round.slowest = max(b.round.slowest, op.to.Sub(op.from))
+	}
+}
+
+// auditLog looks for passwords in the log.
+func (b *bank) auditLog() {
+	b.Helper()
+	b.publishing.Lock()
+	defer b.publishing.Unlock()
+	log := b.log.cut()
+	for _, password := range b.passwords {
+		if strings.Contains(log, password) {
+			grave(b, "a password is in the log")
+		}
+	}
+	const known = 100 // those that are in use, and many that were
+	b.passwords = append([]string(nil), b.passwords[max(0, len(b.passwords)-known):]...)
+	if b.Failed() {
+		b.Logf("%s%s", b.said, log)
+	}
+	b.said = log
+}
+
+// noteNeeds notes what the process needs when nothing is under way.
+func (b *bank) noteNeeds() {
+	b.Helper()
+	n := needed(b.t)
+	n.sessions = b.customers()
+	b.moments = append(b.moments, n)
+}
+
+// customers returns how many sessions the server has that are not the superuser's.
+func (b *bank) customers() (n int) {
+	b.Helper()
+	err := b.server.Admin().QueryRowContext(context.Background(), "select count(*) from pg_stat_activity"+
+		" where datname = current_database() and backend_type = 'client backend' and usename is distinct from current_user").Scan(&n)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
+}
+
+// String is the line of a round.
+func (b *bank) String() string {
+	return fmt.Sprintf("%d operations, %d failed in outages, else %v at the slowest; %v; %s",
+		b.round.operations, b.round.failed, b.round.slowest.Round(time.Millisecond), b.moments[len(b.moments)-1], b.troubled())
+}
+
+// troubled tells of all troubles so far, in words.
+func (b *bank) troubled() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var words []string
+	for _, trouble := range b.troubles() {
+		if n := b.tally[trouble.name]; n.times > 0 {
+			words = append(words, fmt.Sprintf("%s %d (%d felt)", trouble.name, n.times, n.felt))
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// judge says what came of it all, and what should have been otherwise.
+func (b *bank) judge(duration time.Duration) {
+	b.Helper()
+	st := b.c.Stats()
+	b.Logf("%v: %s; %d operations, %d failed in outages of %v in all, else %v at the slowest; statements run twice: %d keyed, %d plain; %+v",
+		duration, b.troubled(), b.total.operations, b.total.failed, b.declared.outage.Round(time.Millisecond), b.total.slowest.Round(time.Millisecond), b.again, b.doubled, st)
+	if b.total.operations == 0 || st.Rotations == 0 {
+		b.Errorf("%d operations, %d rotations", b.total.operations, st.Rotations)
+	}
+	const enough, many = 5, 20
+	for _, trouble := range b.troubles() {
+		n := b.tally[trouble.name]
+		if n.times == 0 && duration >= enough*trouble.mean {
+			b.Errorf("in %v there was none of: %s", duration, trouble.name)
+		}
+		if n.felt == 0 && n.times >= many {
+			b.Errorf("%s: %d times, and nothing ever came of it", trouble.name, n.times)
+		}
+	}
+	if len(b.moments) >= fewest {
+		if more := grown(b.moments); more != "" {
+			grave(b, "in %v the process came to need more: %s", duration, more)
+		}
+	}
+	b.mustLeaveNoSession()
+	if b.Failed() {
+		b.Logf("%s%s", b.said, b.log)
+	}
+}
+
+// leave closes everything, and sees that nothing is left of it.
+func (b *bank) leave() {
+	b.Helper()
+	if err := b.db.Close(); err != nil {
+		b.Error(err)
+	}
+	if err := b.source.Close(); err != nil {
+		b.Error(err)
+	}
+	b.meter.Stop()
+	b.eventually(10*time.Second, "the server has noticed that its clients are gone", func() bool { return b.customers() == 0 })
+	goesAway(b.t, "goroutines", func() int { return atRest(b.t, b.server).goroutines }, b.rest.goroutines)
+	goesAway(b.t, "file descriptors", func() int { return atRest(b.t, b.server).descriptors }, b.rest.descriptors)
+}
