@@ -26,12 +26,20 @@ type account struct {
 	operations int
 	failed     int
 	slowest    time.Duration // of those outside of what is declared
+	stalled    time.Duration // for how much of that the machine stalled
+}
+
+func (a account) String() string {
+	return fmt.Sprintf("%d operations, %d failed in outages, else %v at the slowest (%v of that the machine stalled)",
+		a.operations, a.failed, a.slowest.Round(time.Millisecond), a.stalled.Round(time.Millisecond))
 }
 
 func (a *account) add(other account) {
 	a.operations += other.operations
 	a.failed += other.failed
-	a.slowest = max(a.slowest, other.slowest)
+	if other.slowest > a.slowest {
+		a.slowest, a.stalled = other.slowest, other.stalled
+	}
 }
 
 // straggles is for how long a backend may go on whose client has gone.
@@ -65,7 +73,7 @@ func (b *bank) audit() {
 	b.meter.Forget(quiet.Add(-b.memory()))
 	b.auditLog()
 	b.noteNeeds()
-	b.Logf("%4.0f s: %v", time.Since(b.began).Seconds(), b)
+	b.Logf("%4.0f s: %v; %v; %s", time.Since(b.began).Seconds(), b.round, b.moments[len(b.moments)-1], b.troubled())
 }
 
 // takeNotes returns the operations that are to be found in the books.
@@ -166,8 +174,8 @@ func (b *bank) enter(op *operation) {
 			b.meter.Blame(op.from.Add(-b.memory()), op.to, b.bearable(), "%s failed after %v, with no outage: %v", op.id, op.to.Sub(op.from), op.err)
 		}
 	}
-	if !slow {
-		b.round.slowest = max(b.round.slowest, op.to.Sub(op.from))
+	if took := op.to.Sub(op.from); !slow && took > b.round.slowest {
+		b.round.slowest, b.round.stalled = took, b.meter.Lost(op.from, op.to)
 	}
 }
 
@@ -209,12 +217,6 @@ func (b *bank) customers() (n int) {
 	return n
 }
 
-// String is the line of a round.
-func (b *bank) String() string {
-	return fmt.Sprintf("%d operations, %d failed in outages, else %v at the slowest; %v; %s",
-		b.round.operations, b.round.failed, b.round.slowest.Round(time.Millisecond), b.moments[len(b.moments)-1], b.troubled())
-}
-
 // troubled tells of all troubles so far, in words.
 func (b *bank) troubled() string {
 	b.mu.Lock()
@@ -232,8 +234,8 @@ func (b *bank) troubled() string {
 func (b *bank) judge(duration time.Duration) {
 	b.Helper()
 	st := b.c.Stats()
-	b.Logf("%v: %s; %d operations, %d failed in outages of %v in all, else %v at the slowest; statements run twice: %d keyed, %d plain; %+v",
-		duration, b.troubled(), b.total.operations, b.total.failed, b.declared.outage.Round(time.Millisecond), b.total.slowest.Round(time.Millisecond), b.again, b.doubled, st)
+	b.Logf("%v: %v; outages of %v in all; statements run twice: %d keyed, %d plain; %s; %+v",
+		duration, b.total, b.declared.outage.Round(time.Second), b.again, b.doubled, b.troubled(), st)
 	if b.total.operations == 0 || st.Rotations == 0 {
 		b.Errorf("%d operations, %d rotations", b.total.operations, st.Rotations)
 	}

@@ -116,6 +116,8 @@ const (
 	longestPause  = 2500 * time.Millisecond
 	longestStop   = time.Second
 	abandoned     = readTimeout + time.Second // longer than the connector waits
+
+	longestOperation = 30 * time.Second
 )
 
 // moody is a source that hangs at times, and heeds its context then or doesn't.
@@ -254,7 +256,7 @@ func (b *bank) work(workers int) {
 func (b *bank) operate(id string) {
 	b.hours.RLock()
 	defer b.hours.RUnlock()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), longestOperation)
 	defer cancel()
 	op := operation{id: id, span: span{from: time.Now()}}
 	again := false
@@ -523,7 +525,9 @@ func (b *bank) pauseServer(r *rand.Rand) bool {
 		}
 		began, asked := time.Now(), make(chan error, 1)
 		go func() {
-			_, err := b.db.ExecContext(context.Background(), "select 1")
+			ctx, cancel := context.WithTimeout(context.Background(), longestOperation)
+			defer cancel()
+			_, err := b.db.ExecContext(ctx, "select 1")
 			took = time.Since(began)
 			asked <- err
 		}()
@@ -583,6 +587,11 @@ func (b *bank) abandonRead(*rand.Rand) bool {
 // close lets the last rotation finish, and the workers.
 func (b *bank) close() {
 	b.Helper()
+	if b.Failed() {
+		b.stop()
+		b.workers.Wait()
+		return
+	}
 	b.eventually(time.Minute, "every session logged in with the last credential, and all well", func() bool {
 		st := b.c.Stats()
 		open := 0
