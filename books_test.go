@@ -13,12 +13,14 @@ import (
 
 // books are what the audits have found so far.
 type books struct {
-	carried []operation // audited once, and looked for once more
-	said    string      // the log since the last audit but one
-	moments []needs
-	round   account
-	total   account
-	doubled int // plain inserts that are there more than once
+	carried  []operation // audited once, and looked for once more
+	said     string      // the log since the last audit but one
+	audited  time.Time   // last
+	outlived uint64      // connections, by then
+	moments  []needs     // at the audits while all was under way
+	round    account
+	total    account
+	doubled  int // plain inserts that are there more than once
 }
 
 // account is what operations came to.
@@ -51,7 +53,7 @@ func (b *bank) watchBooks(ctx context.Context, round time.Duration) {
 	for !b.Failed() {
 		select {
 		case <-time.After(round):
-			b.audit()
+			b.moments = append(b.moments, b.audit())
 		case <-ctx.Done():
 			return
 		}
@@ -59,8 +61,8 @@ func (b *bank) watchBooks(ctx context.Context, round time.Duration) {
 }
 
 // audit holds what the workers were told against what the server has, when nothing is under
-// way, and forgets it at both ends. Then it notes what the process needs.
-func (b *bank) audit() {
+// way, and forgets it at both ends. It returns what the process needs then.
+func (b *bank) audit() needs {
 	b.Helper()
 	b.hours.Lock()
 	defer b.hours.Unlock()
@@ -69,11 +71,16 @@ func (b *bank) audit() {
 	quiet := time.Now()
 	b.compare(b.takeNotes(), b.takeBooks(), quiet)
 	b.total.add(b.round)
+	b.outlived = b.mustNotOutlive(b.outlived, b.audited.Add(-b.memory()))
+	b.mustBeNoOrphan()
+	b.auditLog()
+	b.audited = quiet
 	b.declared.forget(quiet)
 	b.meter.Forget(quiet.Add(-b.memory()))
-	b.auditLog()
-	b.noteNeeds()
-	b.Logf("%4.0f s: %v; %v; %s", time.Since(b.began).Seconds(), b.round, b.moments[len(b.moments)-1], b.troubled())
+	n := needed(b.t)
+	n.sessions = b.customers()
+	b.Logf("%4.0f s: %v; %v; %s", time.Since(b.began).Seconds(), b.round, n, b.troubled())
+	return n
 }
 
 // takeNotes returns the operations that are to be found in the books.
@@ -198,14 +205,6 @@ func (b *bank) auditLog() {
 	b.said = log
 }
 
-// noteNeeds notes what the process needs when nothing is under way.
-func (b *bank) noteNeeds() {
-	b.Helper()
-	n := needed(b.t)
-	n.sessions = b.customers()
-	b.moments = append(b.moments, n)
-}
-
 // customers returns how many sessions the server has that are not the superuser's.
 func (b *bank) customers() (n int) {
 	b.Helper()
@@ -254,7 +253,6 @@ func (b *bank) judge(duration time.Duration) {
 			grave(b, "in %v the process came to need more: %s", duration, more)
 		}
 	}
-	b.mustLeaveNoSession()
 	if b.Failed() {
 		b.Logf("%s%s", b.said, b.log)
 	}
@@ -270,7 +268,7 @@ func (b *bank) leave() {
 		b.Error(err)
 	}
 	b.meter.Stop()
-	b.eventually(10*time.Second, "the server has noticed that its clients are gone", func() bool { return b.customers() == 0 })
+	goesAway(b.t, "sessions", b.customers, 0)
 	goesAway(b.t, "goroutines", func() int { return atRest(b.t, b.server).goroutines }, b.rest.goroutines)
 	goesAway(b.t, "file descriptors", func() int { return atRest(b.t, b.server).descriptors }, b.rest.descriptors)
 }

@@ -186,9 +186,24 @@ func (s *service) gone(role string) bool {
 // its role.
 func (s *service) mustLeaveNoSession() {
 	s.Helper()
-	if n := s.c.Stats().Outlived; n > 0 && s.blame(s.began, "%d connections outlived their credential", n) {
+	s.mustNotOutlive(0, s.began)
+	s.mustBeNoOrphan()
+}
+
+// mustNotOutlive checks that no connection outlived its credential since there were before of
+// them, and returns how many there are now.
+func (s *service) mustNotOutlive(before uint64, since time.Time) uint64 {
+	s.Helper()
+	n := s.c.Stats().Outlived
+	if n > before && s.blame(since, "%d connections outlived their credential", n-before) {
 		s.Attr("failure", "grave")
 	}
+	return n
+}
+
+// mustBeNoOrphan checks that the server has no session of a role that it hasn't.
+func (s *service) mustBeNoOrphan() {
+	s.Helper()
 	if n, err := s.server.OrphanSessions(s.Context()); n > 0 || err != nil {
 		grave(s, "%d sessions of dropped roles (%v)", n, err)
 	}

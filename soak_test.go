@@ -366,7 +366,7 @@ func (b *bank) disturb(r *rand.Rand, duration time.Duration) {
 			}
 		})
 	}
-	b.watchBooks(ctx, min(max(duration/12, 2*time.Second), time.Minute))
+	b.watchBooks(ctx, min(max(duration/15, 2*time.Second), time.Minute))
 	cancel()
 	under.Wait()
 	b.revokers.Wait()
