@@ -117,7 +117,7 @@ const (
 	longestStop   = time.Second
 	abandoned     = readTimeout + time.Second // longer than the connector waits
 
-	longestOperation = 30 * time.Second
+	longestOperation = time.Minute // limits are far from what a slow machine does
 )
 
 // moody is a source that hangs at times, and heeds its context then or doesn't.
