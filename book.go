@@ -16,14 +16,15 @@ import (
 type version struct {
 	id   rotation.VersionID // 1, 2, 3 … in the order in which they were first read
 	user uint64             // a number for the user name
-	cred Credential         // as last read
 	seen time.Time          // when it was first read
 
-	refusal error // what the server said when it last refused it
-	failure error // why a login with it failed last for another reason; nil once one succeeds
+	// Guarded by Connector.mu.
+	cred    Credential // as last read
+	refusal error      // what the server said when it last refused it
+	failure error      // why a login with it failed last for another reason; nil once one succeeds
 }
 
-// label names the version in logs and errors.
+// label names the version in logs and errors. It reads what Connector.mu guards.
 func (v *version) label() string {
 	if v.cred.Version == "" {
 		return fmt.Sprintf("#%d", v.id)

@@ -318,8 +318,9 @@ func (c *Connector) open(ctx context.Context, id rotation.SessionID, number rota
 	v, known := c.rules.View(number)
 	if !known || v.End.Past(c.now()) { // since it was chosen
 		c.stepLocked(rotation.LoginAbandoned{Session: id})
+		ended := &refusal{fmt.Errorf("sqlrotate: credential %s has ended", s.version.label()), s.version.cred}
 		c.mu.Unlock()
-		return nil, &refusal{fmt.Errorf("sqlrotate: credential %s has ended", s.version.label()), s.version.cred}
+		return nil, ended
 	}
 	c.sessions[id] = s
 	cred := s.version.cred

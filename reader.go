@@ -158,15 +158,12 @@ func (c *Connector) awaitRead(ctx context.Context, n *reading, patience time.Dur
 func (c *Connector) slow(patience time.Duration) {
 	now := time.Now()
 	c.mu.Lock()
-	first := c.source.slow.IsZero()
-	if first {
-		c.source.slow = now
+	defer c.mu.Unlock()
+	if !c.source.slow.IsZero() {
+		return
 	}
-	v := c.currentLocked()
-	c.mu.Unlock()
-	if first {
-		c.notices.log(slog.LevelWarn, "sqlrotate: the source is slow: logins don't wait for it and use the last good credential", "waited", patience, "version", v.label())
-	}
+	c.source.slow = now
+	c.notices.log(slog.LevelWarn, "sqlrotate: the source is slow: logins don't wait for it and use the last good credential", "waited", patience, "version", c.currentLocked().label())
 }
 
 // readSource reads the source once, for all who wait for it.

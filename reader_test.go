@@ -421,3 +421,46 @@ func TestEndThatJittersIsWarnedOfOnce(t *testing.T) {
 		}
 	})
 }
+
+// The source is read again, which renews what is known of a login, while a login says that it
+// was slow or finds that it has ended: nothing is read that is being written.
+func TestLoginIsRenewedWhileItIsNamed(t *testing.T) {
+	r := newRig(t, nil)
+	r.fill(1)
+	cred, err := r.source.Credential(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := r.c
+	ended := func() {
+		c.mu.Lock()
+		const unknown = 1000 // to the rules
+		if c.book.get(unknown) == nil {
+			c.book.enter(&version{id: unknown, cred: cred})
+		}
+		c.mu.Unlock()
+		var gone *refusal
+		if _, err := c.open(t.Context(), 0, unknown, false); !errors.As(err, &gone) {
+			t.Errorf("%v", err)
+		}
+	}
+	renewed := func() {
+		c.mu.Lock()
+		for _, v := range c.book.versions {
+			v.cred = cred
+		}
+		c.source.slow = time.Time{}
+		c.mu.Unlock()
+	}
+	for _, named := range []func(){func() { c.slow(0) }, ended} {
+		var wg sync.WaitGroup
+		for _, f := range []func(){named, renewed} {
+			wg.Go(func() {
+				for range 4000 {
+					f()
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
