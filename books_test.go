@@ -253,9 +253,6 @@ func (b *bank) judge(duration time.Duration) {
 			grave(b, "in %v the process came to need more: %s", duration, more)
 		}
 	}
-	if b.Failed() {
-		b.Logf("%s%s", b.said, b.log)
-	}
 }
 
 // leave closes everything, and sees that nothing is left of it.
