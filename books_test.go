@@ -235,6 +235,9 @@ func (b *bank) judge(duration time.Duration) {
 	st := b.c.Stats()
 	b.Logf("%v: %v; outages of %v in all; statements run twice: %d keyed, %d plain; %s; %+v",
 		duration, b.total, b.declared.outage.Round(time.Second), b.again, b.doubled, b.troubled(), st)
+	if b.Failed() { // it was cut short
+		return
+	}
 	if b.total.operations == 0 || st.Rotations == 0 {
 		b.Errorf("%d operations, %d rotations", b.total.operations, st.Rotations)
 	}
