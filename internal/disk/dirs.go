@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -28,13 +29,22 @@ func join(dir, name string) string { return dir + string(filepath.Separator) + n
 // Linux does.
 const maxLinks = 40
 
+// place is a directory in which a change matters.
+type place struct {
+	info  fs.FileInfo
+	names []string // those that matter in it; anyName is among them if all do
+}
+
+// anyName stands for every name in a directory.
+const anyName = ""
+
 // watchDirs returns the directories in which a change can make one of paths another file
 // or give it other content: the directory of the file, of every symlink on the way
 // to it, the directory itself if it is one, and for what does not exist the
 // nearest directory that does. All by their real names, so that one directory is
 // not watched under two.
-func watchDirs(paths ...string) map[string]fs.FileInfo {
-	w := walk{dirs: map[string]fs.FileInfo{}, seen: map[string]fs.FileInfo{}}
+func watchDirs(paths ...string) map[string]place {
+	w := newWalk()
 	for _, path := range paths {
 		w.add(path)
 	}
@@ -43,18 +53,20 @@ func watchDirs(paths ...string) map[string]fs.FileInfo {
 
 // walk follows paths at one moment.
 type walk struct {
-	dirs map[string]fs.FileInfo // directories in which a change matters
+	dirs map[string]place
 	seen map[string]fs.FileInfo // all that is no symlink
 }
 
+func newWalk() walk { return walk{dirs: map[string]place{}, seen: map[string]fs.FileInfo{}} }
+
 func (w *walk) add(path string) {
 	final := w.follow(path)
-	if final == "" || !w.addDir(final) {
+	if final == "" || !w.addDir(final, anyName) {
 		return
 	}
 	data := join(final, dataLink)
 	if _, err := os.Lstat(data); err == nil {
-		w.addDir(w.follow(data))
+		w.addDir(w.follow(data), anyName)
 		return
 	}
 	for _, entry := range entries(final) {
@@ -81,7 +93,7 @@ func entries(path string) []fs.DirEntry {
 // realName returns the name that path, which is absolute, has without symlinks: empty if
 // there is nothing.
 func realName(path string) string {
-	w := walk{dirs: map[string]fs.FileInfo{}, seen: map[string]fs.FileInfo{}}
+	w := newWalk()
 	return w.follow(path)
 }
 
@@ -103,8 +115,8 @@ func (w *walk) follow(path string) string {
 		at := filepath.Join(dir, name)
 		info, err := w.lstat(at)
 		if err != nil {
-			if !w.addDir(dir) { // a file on the way
-				w.addDir(filepath.Dir(dir))
+			if !w.addDir(dir, name) { // a file on the way
+				w.addDir(filepath.Dir(dir), filepath.Base(dir))
 			}
 			return ""
 		}
@@ -112,7 +124,7 @@ func (w *walk) follow(path string) string {
 			dir = at
 			continue
 		}
-		w.addDir(dir)
+		w.addDir(dir, name)
 		target, err := os.Readlink(at)
 		if err != nil || links == 0 {
 			return ""
@@ -126,7 +138,7 @@ func (w *walk) follow(path string) string {
 			rest = append(strings.Split(filepath.ToSlash(target), "/"), rest...)
 		}
 	}
-	w.addDir(filepath.Dir(dir))
+	w.addDir(filepath.Dir(dir), filepath.Base(dir))
 	return dir
 }
 
@@ -147,8 +159,8 @@ func splitRoot(path string) (root string, components []string) {
 	return vol + string(filepath.Separator), strings.Split(filepath.ToSlash(path[len(vol):]), "/")
 }
 
-// addDir reports whether path, which is a real name, is a directory.
-func (w *walk) addDir(path string) bool {
+// addDir adds a name in path, which is a real name, and reports whether that is a directory.
+func (w *walk) addDir(path, name string) bool {
 	if path == "" {
 		return false
 	}
@@ -156,6 +168,10 @@ func (w *walk) addDir(path string) bool {
 	if err != nil || !info.IsDir() {
 		return false
 	}
-	w.dirs[path] = info
+	names := w.dirs[path].names
+	if !slices.Contains(names, name) {
+		names = append(names, name)
+	}
+	w.dirs[path] = place{info, names}
 	return true
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -38,8 +39,8 @@ type Watch struct {
 	hub   *hub
 	paths []string
 	wake  chan<- struct{}
-	in    *instance       // where it is registered; nil: nowhere
-	dirs  map[string]bool // for what
+	in    *instance           // where it is registered; nil: nowhere
+	dirs  map[string][]string // for what: names, by directory
 
 	armed time.Time // when all that matters was last found to be watched; zero if it isn't
 	ends  []end     // where paths led to then
@@ -133,16 +134,16 @@ func (w *Watch) forget() {
 
 // arm makes dirs the watched directories. It reports whether that changed what is
 // watched, in which case dirs may be out of date already.
-func (w *Watch) arm(dirs map[string]fs.FileInfo) (changed bool, err error) {
+func (w *Watch) arm(dirs map[string]place) (changed bool, err error) {
 	in, err := w.hub.join(w.in)
 	if err != nil {
 		return false, err
 	}
 	if in != w.in {
-		w.in, w.dirs = in, map[string]bool{}
+		w.in, w.dirs = in, map[string][]string{}
 	}
-	for path, info := range dirs {
-		if w.dirs[path] && in.knows(path, info) {
+	for path, p := range dirs {
+		if names, ok := w.dirs[path]; ok && slices.Equal(names, p.names) && in.knows(path, p.info) {
 			continue
 		}
 		kind := remote(path)
@@ -154,7 +155,7 @@ func (w *Watch) arm(dirs map[string]fs.FileInfo) (changed bool, err error) {
 			err = errors.Join(err, fmt.Errorf("watch %s: %w", quote(path), errSlow))
 			delete(dirs, path)
 		default:
-			added, aerr := w.add(path, info)
+			added, aerr := w.add(path, p)
 			changed = changed || added
 			if aerr != nil && !errors.Is(aerr, fs.ErrNotExist) { // gone meanwhile
 				err = errors.Join(err, fmt.Errorf("watch %s: %w", quote(path), aerr))
@@ -169,13 +170,13 @@ func (w *Watch) arm(dirs map[string]fs.FileInfo) (changed bool, err error) {
 	return changed, err
 }
 
-// add watches a directory.
-func (w *Watch) add(path string, info fs.FileInfo) (added bool, err error) {
+// add watches names in a directory.
+func (w *Watch) add(path string, p place) (added bool, err error) {
 	err = w.in.call(path, func() error {
 		w.in.mu.Lock()
 		d := w.in.dirs[path]
 		w.in.mu.Unlock()
-		moved := d != nil && !os.SameFile(d.info, info)
+		moved := d != nil && !os.SameFile(d.info, p.info)
 		if moved {
 			// Another directory has taken the place, with or without an event; the
 			// old watch, if it still lives, is of no use.
@@ -189,24 +190,27 @@ func (w *Watch) add(path string, info fs.FileInfo) (added bool, err error) {
 		w.in.mu.Lock()
 		defer w.in.mu.Unlock()
 		if d == nil {
-			d = &watchedDir{watches: map[*Watch]struct{}{}}
+			d = &watchedDir{watches: map[string]map[*Watch]struct{}{}}
 			w.in.dirs[path] = d
 		}
-		d.info, d.added = info, time.Now()
-		d.watches[w] = struct{}{}
-		added = moved || !w.dirs[path]
-		w.dirs[path] = true
+		d.info, d.added = p.info, time.Now()
+		was, known := w.dirs[path]
+		added = moved || !known || !slices.Equal(was, p.names)
+		d.forget(w, was)
+		d.tell(w, p.names)
+		w.dirs[path] = p.names
 		return nil
 	})
 	return added, err
 }
 
 func (w *Watch) remove(path string) {
+	names := w.dirs[path]
 	delete(w.dirs, path)
 	_ = w.in.call(path, func() error {
 		w.in.mu.Lock()
 		d := w.in.dirs[path]
-		delete(d.watches, w)
+		d.forget(w, names)
 		unused := len(d.watches) == 0
 		if unused {
 			delete(w.in.dirs, path)
@@ -336,11 +340,32 @@ type instance struct {
 	dirs map[string]*watchedDir
 }
 
-// watchedDir is one directory and who wants to hear of it.
+// watchedDir is one directory and who wants to hear of what in it. A directory may hold the
+// files of thousands, and each event is for few of them.
 type watchedDir struct {
 	info    fs.FileInfo // which directory it was when the watch was set
 	added   time.Time   // when that was last; zero if it may have died
-	watches map[*Watch]struct{}
+	watches map[string]map[*Watch]struct{}
+}
+
+// tell has w hear of names.
+func (d *watchedDir) tell(w *Watch, names []string) {
+	for _, name := range names {
+		if d.watches[name] == nil {
+			d.watches[name] = map[*Watch]struct{}{}
+		}
+		d.watches[name][w] = struct{}{}
+	}
+}
+
+// forget has w hear of names no more.
+func (d *watchedDir) forget(w *Watch, names []string) {
+	for _, name := range names {
+		delete(d.watches[name], w)
+		if len(d.watches[name]) == 0 {
+			delete(d.watches, name)
+		}
+	}
 }
 
 // events is what is needed of an [fsnotify.Watcher].
@@ -422,10 +447,10 @@ func (in *instance) dispatch() {
 				continue
 			}
 			in.mu.Lock()
-			in.dirs[filepath.Dir(ev.Name)].notify() // something in a directory
-			if d := in.dirs[ev.Name]; d != nil {    // the directory itself: what is there next may have its inode
+			in.dirs[filepath.Dir(ev.Name)].notify(filepath.Base(ev.Name))
+			if d := in.dirs[ev.Name]; d != nil { // the directory itself: what is there next may have its inode
 				d.added = time.Time{}
-				d.notify()
+				d.notifyAll()
 			}
 			in.mu.Unlock()
 		case _, ok := <-errs:
@@ -444,15 +469,31 @@ func (in *instance) notifyAll() {
 	defer in.mu.Unlock()
 	for _, d := range in.dirs {
 		d.added = time.Time{}
-		d.notify()
+		d.notifyAll()
 	}
 }
 
-func (d *watchedDir) notify() {
-	if d == nil {
-		return
+// notify tells of an event of one name in the directory. Elsewhere than on Linux a name may
+// be written in several ways, so there it may be anybody's.
+func (d *watchedDir) notify(name string) {
+	switch {
+	case d == nil:
+	case runtime.GOOS != "linux":
+		d.notifyAll()
+	default:
+		notify(d.watches[name])
+		notify(d.watches[anyName])
 	}
-	for w := range d.watches {
+}
+
+func (d *watchedDir) notifyAll() {
+	for _, watches := range d.watches {
+		notify(watches)
+	}
+}
+
+func notify(watches map[*Watch]struct{}) {
+	for w := range watches {
 		w.told = true
 		select {
 		case w.wake <- struct{}{}:

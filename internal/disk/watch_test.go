@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -260,6 +262,82 @@ func TestNoMoreThanFourInstancesHang(t *testing.T) {
 		if opened, closed := system.state(); opened != maxHung+1 || closed != opened {
 			t.Errorf("%d instances opened, %d closed", opened, closed)
 		}
+	})
+}
+
+// A directory may hold the files of many: an event tells those who wait for that name, and
+// who reads the whole directory.
+func TestEachIsToldOfItsOwnFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		system, watch := newHub(t)
+		one := watch("dir")
+		beside := func(path string) watched {
+			wake := make(chan struct{}, 1)
+			return watched{one.hub.newWatch(wake, path), one.dir, wake}
+		}
+		if err := os.Symlink("target", join(one.dir, "link")); err != nil {
+			t.Fatal(err)
+		}
+		other, link, missing, all := beside(join(one.dir, "other")), beside(join(one.dir, "link")), beside(join(one.dir, "none/file")), beside(one.dir)
+		watches := map[string]watched{"file": one, "other": other, "link": link, "missing": missing, "all": all}
+		for name, w := range watches {
+			if err := w.Arm(); err != nil {
+				t.Fatal(name, err)
+			}
+			defer w.Close()
+		}
+		for event, want := range map[string]string{
+			"file": "file all", "other": "other all", "link": "link all", "target": "link all", "none": "missing all", "file.next": "all",
+		} {
+			system.instances[0].events <- fsnotify.Event{Name: join(one.dir, event)}
+			synctest.Wait()
+			for name, w := range watches {
+				if told := w.told(); told != slices.Contains(strings.Fields(want), name) {
+					t.Errorf("%s is told of %s: %v", name, event, told)
+				}
+			}
+		}
+		system.instances[0].events <- fsnotify.Event{Name: one.dir, Op: fsnotify.Remove}
+		synctest.Wait()
+		for name, w := range watches {
+			if !w.told() {
+				t.Errorf("%s is not told that the directory is gone", name)
+			}
+		}
+	})
+}
+
+// A path that comes to lead to another name in the same directory is told of that one.
+func TestWatchOfALinkThatIsChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		system, watch := newHub(t)
+		w := watch("dir")
+		for _, target := range []string{"one", "two"} {
+			if err := os.Symlink(target, join(w.dir, "next")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(join(w.dir, "next"), join(w.dir, "file")); err != nil {
+				t.Fatal(err)
+			}
+			if len(system.instances) > 0 {
+				system.happens(w.dir)
+				synctest.Wait()
+				if !w.told() {
+					t.Error("the link is changed, and nobody is told")
+				}
+			}
+			if err := w.Arm(); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"one", "two"} {
+				system.instances[0].events <- fsnotify.Event{Name: join(w.dir, name)}
+				synctest.Wait()
+				if told := w.told(); told != (name == target) {
+					t.Errorf("while it leads to %s it is told of %s: %v", target, name, told)
+				}
+			}
+		}
+		w.Close()
 	})
 }
 
