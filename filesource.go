@@ -226,6 +226,8 @@ type FileSource struct {
 	failing   time.Time // since when
 	err       error     // the last failure; nil after a good look
 	eventsErr error     // why there are no events; nil if there are
+
+	eventsTold bool // that there are none, in the log, above the level Debug
 }
 
 // watching is what a source needs of the file system's events.
@@ -607,12 +609,20 @@ func (s *FileSource) arm() {
 	s.mu.Lock()
 	was := s.eventsErr
 	s.eventsErr = err
+	lost, back := err != nil && was == nil && !s.opt.PollOnly, err == nil && was != nil
+	if lost {
+		s.eventsTold = !disk.IsKnownLimit(err) // or else another source has said so, and there may be thousands
+	}
+	warn, info := slog.LevelWarn, slog.LevelInfo
+	if !s.eventsTold {
+		warn, info = slog.LevelDebug, slog.LevelDebug
+	}
 	s.mu.Unlock()
-	switch {
-	case err != nil && was == nil && !s.opt.PollOnly:
-		s.log.Warn("sqlrotate: no file events, polling only", "file", s.path, "poll", s.opt.poll(), "err", err)
-	case err == nil && was != nil:
-		s.log.Info("sqlrotate: file events are back", "file", s.path)
+	switch ctx := context.Background(); {
+	case lost:
+		s.log.Log(ctx, warn, "sqlrotate: no file events, polling only", "file", s.path, "poll", s.opt.poll(), "err", err)
+	case back:
+		s.log.Log(ctx, info, "sqlrotate: file events are back", "file", s.path)
 	}
 }
 

@@ -8,13 +8,16 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/lib/pq"
 
+	"github.com/sqlrotate/sqlrotate/internal/jail"
 	"github.com/sqlrotate/sqlrotate/internal/pgstub"
 )
 
@@ -48,6 +51,63 @@ func TestSourcesOfOneDirectoryReadTheirOwnFile(t *testing.T) {
 		if n := s.Status().Reads; n != 1 {
 			t.Errorf("source %d has read %d times", len(changing)+i, n)
 		}
+	}
+}
+
+// When the system's limits on inotify are reached, sources are polled, and one of them says so
+// for all.
+func TestSourcesPastTheLimitsOfInotify(t *testing.T) {
+	for name, limit := range map[string]string{"instances": "0", "watches": "10"} {
+		t.Run(name, func(t *testing.T) {
+			if !jail.RunAs(t, "root") {
+				return
+			}
+			if err := os.WriteFile("/proc/sys/user/max_inotify_"+name, []byte(limit), 0); err != nil {
+				t.Fatal(err)
+			}
+			var log logBuffer
+			opt := FileOptions{Poll: 50 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+			root := t.TempDir()
+			sources := make([]*FileSource, 100)
+			for i := range sources {
+				dir := filepath.Join(root, fmt.Sprint(i))
+				if err := os.Mkdir(dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := replace(filepath.Join(dir, "login"), []byte(loginJSON(1))); err != nil {
+					t.Fatal(err)
+				}
+				s, err := NewFileSource(filepath.Join(dir, "login"), opt)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				sources[i] = s
+			}
+			polled := 0
+			for i, s := range sources {
+				if st := s.Status(); !st.Events {
+					polled++
+					if err := st.EventsErr.Error(); !strings.Contains(err, "fs.inotify.max_user_"+name) {
+						t.Error(err)
+					}
+				}
+				changed := s.Changed()
+				if err := replace(filepath.Join(root, fmt.Sprint(i), "login"), []byte(loginJSON(2))); err != nil {
+					t.Fatal(err)
+				}
+				<-changed
+				if err := s.CheckHealth(); err != nil {
+					t.Error(err)
+				}
+			}
+			if polled < 90 {
+				t.Errorf("%d sources are polled", polled)
+			}
+			if n := strings.Count(log.String(), "no file events"); n != 1 {
+				t.Errorf("%d lines:\n%s", n, &log)
+			}
+		})
 	}
 }
 

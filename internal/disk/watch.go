@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -25,6 +26,9 @@ const (
 
 	// maxHung is how many inotify instances may hang before no other is opened.
 	maxHung = 4
+
+	// limitForgotten is how long a limit must not have been met to be news again.
+	limitForgotten = time.Hour
 )
 
 var (
@@ -32,6 +36,23 @@ var (
 	errGone = errors.New("another directory has been too slow")
 	errHung = fmt.Errorf("%d inotify instances hang in a file system, it is polled", maxHung)
 )
+
+// limitError is for a limit of the system's, which all watches of a process run into.
+type limitError struct {
+	limit string
+	err   error
+	known bool // another watch has met it before, not long ago
+}
+
+func (e *limitError) Error() string { return fmt.Sprintf("%s: %v", e.limit, e.err) }
+func (e *limitError) Unwrap() error { return e.err }
+
+// IsKnownLimit reports whether err, which Arm has returned, is of a limit that another watch
+// of the process has met before, within the hour: one need not be told of it again.
+func IsKnownLimit(err error) bool {
+	var limit *limitError
+	return errors.As(err, &limit) && limit.known
+}
 
 // Watch tells when one of its paths may have changed. Its methods are not called
 // concurrently.
@@ -158,7 +179,7 @@ func (w *Watch) arm(dirs map[string]place) (changed bool, err error) {
 			added, aerr := w.add(path, p)
 			changed = changed || added
 			if aerr != nil && !errors.Is(aerr, fs.ErrNotExist) { // gone meanwhile
-				err = errors.Join(err, fmt.Errorf("watch %s: %w", quote(path), aerr))
+				err = errors.Join(err, fmt.Errorf("watch %s: %w", quote(path), w.hub.limit(aerr)))
 			}
 		}
 	}
@@ -243,6 +264,7 @@ type hub struct {
 	in    *instance  // the one in use; nil: none
 	hung  int
 	slows map[string]time.Time // directories that were too slow, and when
+	met   time.Time            // when a limit was met last
 }
 
 // process is the hub of this process: a user has 128 instances by default, and so each
@@ -268,12 +290,33 @@ func (h *hub) join(old *instance) (*instance, error) {
 	default:
 		events, err := h.open()
 		if err != nil {
-			return nil, err
+			return nil, h.limitLocked(err)
 		}
 		h.in = newInstance(h, events)
 	}
 	h.in.users++
 	return h.in, nil
+}
+
+// limit marks an error that is one of a limit.
+func (h *hub) limit(err error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.limitLocked(err)
+}
+
+func (h *hub) limitLocked(err error) error {
+	e := &limitError{err: err, known: time.Since(h.met) < limitForgotten}
+	switch {
+	case errors.Is(err, syscall.EMFILE):
+		e.limit = "the user has no inotify instance left (fs.inotify.max_user_instances), or the process no file (ulimit -n)"
+	case errors.Is(err, syscall.ENOSPC):
+		e.limit = "the user has no inotify watch left (fs.inotify.max_user_watches)"
+	default:
+		return err
+	}
+	h.met = time.Now()
+	return e
 }
 
 func (h *hub) leave(in *instance) {

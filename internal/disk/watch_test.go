@@ -425,7 +425,19 @@ func TestWatchThatFindsNoInstanceTriesAgain(t *testing.T) {
 		system, watch := newHub(t)
 		w := watch("dir")
 		system.openErr = syscall.EMFILE
-		if err := w.Arm(); !errors.Is(err, syscall.EMFILE) {
+		if err := w.Arm(); !errors.Is(err, syscall.EMFILE) || IsKnownLimit(err) {
+			t.Error(err)
+		}
+		time.Sleep(limitForgotten - 1)
+		if err := watch("another").Arm(); !errors.Is(err, syscall.EMFILE) || !IsKnownLimit(err) {
+			t.Errorf("who meets the limit next: %v", err)
+		}
+		time.Sleep(limitForgotten)
+		if err := watch("late").Arm(); !errors.Is(err, syscall.EMFILE) || IsKnownLimit(err) {
+			t.Errorf("who meets it when that is forgotten: %v", err)
+		}
+		system.openErr = errors.New("another error")
+		if err := w.Arm(); err != system.openErr || IsKnownLimit(err) { //nolint:errorlint // nothing is added
 			t.Error(err)
 		}
 		system.openErr = nil
