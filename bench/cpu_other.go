@@ -6,3 +6,6 @@ import "time"
 
 // cpuTime is not known here.
 func cpuTime() time.Duration { return 0 }
+
+// contextSwitches is not known here.
+func contextSwitches() int64 { return 0 }

@@ -18,3 +18,13 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// contextSwitches returns how often a thread of the process has gone to sleep, and so was
+// woken.
+func contextSwitches() int64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return int64(u.Nvcsw) //nolint:unconvert // not an int64 everywhere
+}

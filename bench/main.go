@@ -6,7 +6,8 @@
 // over lib/pq, and for pgxpool with BeforeConnect and Reset, in turn, under the same loads.
 // With -race it tells stories (race.go): to each of them, and to others, what happens around a
 // rotation, and draws how they come through it. With -scale it measures what the drain of many
-// connections costs the process (scale.go).
+// connections costs the process (scale.go), and with -tenants what many pools do in one
+// (tenants.go).
 //
 // It prints Markdown. There is nothing to pass or fail: figures are for reading.
 package main
@@ -25,15 +26,20 @@ func main() {
 	scale := flag.Bool("scale", false, "measure the cost of large drains instead")
 	only := flag.String("load", "", "one load only: think, saturated or long")
 	who := flag.String("contenders", "", "only those whose names hold this text; or those with these names, divided by semicolons")
+	many := flag.Bool("tenants", false, "measure many pools, and many sources, in one process instead")
 	tls := flag.Bool("tls", false, "rotations with TLS (sslmode=verify-full)")
 	tell := flag.Bool("race", false, "tell each contender the stories of a rotation instead")
 	told := flag.String("story", "", "with -race, one story only: "+strings.Join(storyNames(), ", "))
-	out := flag.String("out", "", "with -race, the directory for the results and charts; else they are printed and not drawn")
+	out := flag.String("out", "", "with -race or -tenants, the directory for the results and charts; else they are printed and not drawn")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	measure := func(ctx context.Context) error { return rotations(ctx, *rounds, *only, *who, *tls) }
 	switch {
+	case flag.Arg(0) == siteCommand:
+		measure = beSite
+	case *many:
+		measure = func(ctx context.Context) error { return tenants(ctx, *who, *out) }
 	case *tell:
 		measure = func(ctx context.Context) error { return race(ctx, *told, *who, *out) }
 	case *scale:
