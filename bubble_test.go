@@ -659,6 +659,44 @@ func TestIdlePoolComesOutOfADrainWhole(t *testing.T) {
 	})
 }
 
+// database/sql counts the age of a connection from when it has got it. On a busy machine, or
+// behind a connector that does something to each new connection, that is later than the
+// connector thinks; and yet the last one goes within the drain's time.
+func TestConnectionsThatThePoolGetsLateAreDrainedInTime(t *testing.T) {
+	for _, late := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond} {
+		for _, n := range []int{1, 2, 5, 20} {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, nil)
+				db := sql.OpenDB(lateConnector{r.c, late})
+				defer db.Close()
+				r.c.Manage(db)
+				_ = r.db.Close()
+				r.db = db
+				r.fill(n)
+				time.Sleep(time.Second)
+				r.rotate("v2")
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if old := r.server.open("v1"); old != 0 || r.server.most() > n+1 {
+					t.Errorf("%v late: %d of %d are left, %d at the peak", late, old, n, r.server.most())
+				}
+			})
+		}
+	}
+}
+
+// lateConnector takes its time with connections that are open.
+type lateConnector struct {
+	*Connector
+	late time.Duration
+}
+
+func (c lateConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	time.Sleep(c.late)
+	return conn, err
+}
+
 // A login for the pool that is under way when an old role is asked after counts, too.
 func TestAskingAfterAnOldRoleMakesRoomForALoginUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -20,7 +20,9 @@ const (
 	Spacing = 500 * time.Microsecond
 
 	// slack is how long after a session was handed to database/sql that takes the time
-	// of its creation, at most, without the machine being overloaded.
+	// of its creation, at most, without the machine being overloaded. For one that is
+	// awaited for longer than that takes, it is taken to have been later: by a quarter of
+	// the wait.
 	slack = 2 * time.Millisecond
 
 	// cleanerGap is how often the pool's cleaner is woken while the line is held: one
@@ -105,7 +107,8 @@ func (l *Line) Step(going func(rotation.SessionID) bool, now rotation.Instant) (
 	if !l.held || at != l.at {
 		l.since = now
 	}
-	margin, refresh := slack, min(max(maxRefresh, now.Sub(l.since)/16), longRefresh)
+	waited := now.Sub(l.since)
+	margin, refresh := max(slack, waited/4), min(max(maxRefresh, waited/16), longRefresh)
 	if last+1 < len(l.pool) {
 		gap := l.pool[last+1].at.Sub(at)
 		margin = min(margin, gap/2)

@@ -80,6 +80,38 @@ func TestWhereTheLineIs(t *testing.T) {
 	}
 }
 
+// One that doesn't go is idle, and database/sql has got it later than was thought, or in use,
+// and then it doesn't matter: the longer it is awaited the higher the line, as long as that
+// stays below its neighbour.
+func TestTheLineRisesToThoseThatAreLate(t *testing.T) {
+	l := New(time.Hour)
+	born(t, l, 0, 10*time.Second)
+	for _, tt := range []struct {
+		going  rotation.SessionID
+		waited time.Duration
+		margin time.Duration
+	}{
+		{2, 0, slack},
+		{2, 4 * slack, slack},
+		{2, 4*slack + 4, slack + 1},
+		{2, time.Second, 250 * ms},
+		{2, time.Minute, 15 * time.Second},
+		{1, 0, slack},
+		{1, 16 * time.Second, 4 * time.Second},
+		{1, 20 * time.Second, 5 * time.Second},
+		{1, 24 * time.Second, 5 * time.Second},
+	} {
+		since, birth := 20*time.Second, 10*time.Second
+		if tt.going == 1 {
+			since, birth = 100*time.Second, 0
+		}
+		set, _ := l.Step(going(tt.going), at(since+tt.waited))
+		if got, want := set[len(set)-1], since+tt.waited-birth-tt.margin; got != want {
+			t.Errorf("%d is awaited for %v: the line is %v above its birth, want %v", tt.going, tt.waited, since+tt.waited-birth-got, tt.margin)
+		}
+	}
+}
+
 // The cleaner is woken, by a lifetime that is shortened, when the line is held anew, when
 // it is elsewhere, and every 50 ms.
 func TestWhenTheCleanerIsWoken(t *testing.T) {
