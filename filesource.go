@@ -613,16 +613,16 @@ func (s *FileSource) arm() {
 	if lost {
 		s.eventsTold = !disk.IsKnownLimit(err) // or else another source has said so, and there may be thousands
 	}
-	warn, info := slog.LevelWarn, slog.LevelInfo
+	warn, info := s.log.Warn, s.log.Info
 	if !s.eventsTold {
-		warn, info = slog.LevelDebug, slog.LevelDebug
+		warn, info = s.log.Debug, s.log.Debug
 	}
 	s.mu.Unlock()
-	switch ctx := context.Background(); {
+	switch {
 	case lost:
-		s.log.Log(ctx, warn, "sqlrotate: no file events, polling only", "file", s.path, "poll", s.opt.poll(), "err", err)
+		warn("sqlrotate: no file events, polling only", "file", s.path, "poll", s.opt.poll(), "err", err)
 	case back:
-		s.log.Log(ctx, info, "sqlrotate: file events are back", "file", s.path)
+		info("sqlrotate: file events are back", "file", s.path)
 	}
 }
 

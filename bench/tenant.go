@@ -161,7 +161,7 @@ func (h *house) open(ctx context.Context, f *figures) error {
 	began := time.Now()
 	if h.rotates() {
 		for i := range h.disk.sources() {
-			s, err := sqlrotate.NewFileSource(h.disk.path(i), sqlrotate.FileOptions{Logger: h.log})
+			s, err := sqlrotate.NewFileSource(h.disk.path(i), sqlrotate.FileOptions{Logger: h.log}) //nolint:contextcheck // it lives until it is closed
 			if err != nil {
 				return err
 			}

@@ -27,7 +27,7 @@ func left(conn net.Conn) (gone bool) {
 		case err == nil:
 			gone = true
 		default:
-			gone = err != syscall.EAGAIN && err != syscall.EINTR //nolint:errorlint // an errno
+			gone = err != syscall.EAGAIN && err != syscall.EINTR
 		}
 	})
 	return gone || err != nil

@@ -121,26 +121,7 @@ func (x *session) answer(kind byte, body []byte) error {
 		x.prepared[name] = query
 		x.say('1')
 	case 'D': // Describe
-		if len(body) == 0 {
-			return errNotUnderstood
-		}
-		query := x.bound
-		if body[0] == 'S' {
-			name, _ := text(body[1:])
-			query = x.prepared[name]
-			n := strings.Count(query, "$") // as long as each is used once
-			types := make([]byte, 0, 2+4*n)
-			types = binary.BigEndian.AppendUint16(types, uint16(n)) //nolint:gosec // a handful
-			for range n {
-				types = append(types, be32(textOID)...)
-			}
-			x.say('t', types)
-		}
-		if rows(query) {
-			x.columns()
-		} else {
-			x.say('n')
-		}
+		return x.describe(body)
 	case 'B': // Bind
 		_, rest := text(body)
 		name, _ := text(rest)
@@ -157,6 +138,31 @@ func (x *session) answer(kind byte, body []byte) error {
 		return x.ready()
 	default:
 		return errNotUnderstood
+	}
+	return nil
+}
+
+// describe describes a prepared statement, or what is bound.
+func (x *session) describe(body []byte) error {
+	if len(body) == 0 {
+		return errNotUnderstood
+	}
+	query := x.bound
+	if body[0] == 'S' {
+		name, _ := text(body[1:])
+		query = x.prepared[name]
+		n := strings.Count(query, "$") // as long as each is used once
+		types := make([]byte, 0, 2+4*n)
+		types = binary.BigEndian.AppendUint16(types, uint16(n)) //nolint:gosec // a handful
+		for range n {
+			types = append(types, be32(textOID)...)
+		}
+		x.say('t', types)
+	}
+	if rows(query) {
+		x.columns()
+	} else {
+		x.say('n')
 	}
 	return nil
 }
@@ -206,7 +212,7 @@ func (x *session) say(kind byte, parts ...[]byte) {
 	for _, p := range parts {
 		n += len(p)
 	}
-	x.out = append(append(x.out, kind), be32(uint32(n))...) //nolint:gosec // short
+	x.out = append(append(x.out, kind), be32(uint32(n))...)
 	for _, p := range parts {
 		x.out = append(x.out, p...)
 	}
