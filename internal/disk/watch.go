@@ -115,7 +115,7 @@ func (w *Watch) Arm() error {
 		w.forget()
 		now := time.Now()
 		var changed bool
-		changed, err = w.arm(watchDirs(w.paths...))
+		changed, err = w.arm()
 		if err == nil && !changed {
 			w.armed, w.ends = now, ends
 			return nil
@@ -153,13 +153,14 @@ func (w *Watch) forget() {
 	w.told = false
 }
 
-// arm makes dirs the watched directories. It reports whether that changed what is
-// watched, in which case dirs may be out of date already.
-func (w *Watch) arm(dirs map[string]place) (changed bool, err error) {
+// arm watches the directories that matter, and no others. It reports whether that changed
+// what is watched, in which case others may matter already.
+func (w *Watch) arm() (changed bool, err error) {
 	in, err := w.hub.join(w.in)
 	if err != nil {
-		return false, err
+		return false, err // before anything is looked at: it may be so at each poll
 	}
+	dirs := watchDirs(w.paths...)
 	if in != w.in {
 		w.in, w.dirs = in, map[string][]string{}
 	}
