@@ -34,6 +34,7 @@ const (
 type books struct {
 	w         *world
 	violation string
+	lenient   bool // nothing is held against them
 	versions  map[rotation.VersionID]*entry
 	current   rotation.VersionID
 	excuses   Excuses
@@ -89,7 +90,7 @@ func (b *books) init(w *world) {
 }
 
 func (b *books) bad(format string, args ...any) {
-	if b.violation == "" {
+	if b.violation == "" && !b.lenient {
 		b.violation = fmt.Sprintf("%.4f: ", b.w.now.Seconds()) + fmt.Sprintf(format, args...)
 		b.w.trace("VIOLATION %s", b.violation)
 	}
@@ -115,7 +116,9 @@ func (b *books) before(ev rotation.Event) {
 		b.events++
 	}
 	b.noted = ev
-	b.pairs.event(b.w, ev)
+	if !b.lenient {
+		b.pairs.event(b.w, ev)
+	}
 }
 
 // effects takes in what the core has answered.
@@ -125,7 +128,7 @@ func (b *books) effects(fx rotation.Effects) {
 	if read && !fx.Stale {
 		b.read(ev)
 	}
-	if fx.Marks || read {
+	if (fx.Marks || read) && !b.lenient {
 		b.marks()
 	}
 	for _, n := range fx.Tell {
@@ -351,7 +354,7 @@ func (b *books) after() {
 	if n > peak {
 		b.bad("there are %d sessions, and the pools never had more than %d", n, peak-1)
 	}
-	if b.steps%8 != 0 {
+	if b.lenient || b.steps%8 != 0 {
 		return
 	}
 	for _, c := range w.shell.conns {

@@ -7,9 +7,10 @@
 // `go test ./internal/rotation/sim -sim.from 4711 -sim.n 100000` runs others than the usual
 // ones, and `-sim.from 4711 -sim.trace -v` tells what happens in one.
 //
-// Only tests import it. A Schedule, the Outside that it happens to and its Excuses know
-// nothing of how the connector and the pools are modelled: TestSoakLedgersAgree of the root
-// package plays the same ones to a whole connector and database/sql.
+// Only tests import it, and the benchmark of a fleet. A Schedule, the Outside that it happens
+// to and its Excuses know nothing of how the connector and the pools are modelled:
+// TestSoakLedgersAgree of the root package plays the same ones to a whole connector and
+// database/sql.
 package sim
 
 import (

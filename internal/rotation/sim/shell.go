@@ -337,7 +337,10 @@ func (s *shell) login(id rotation.SessionID, v rotation.VersionID, probe bool, d
 		d = slow
 	}
 	var out Outcome
-	w.after(d/2, func() { out = w.outside.Answer(c.token.login, c.token.until) })
+	w.after(d/2, func() {
+		out = w.outside.Answer(c.token.login, c.token.until)
+		w.decided(Attempt{At: w.now, Login: c.token.login, Purpose: w.core.Session(id).Purpose, Outcome: out})
+	})
 	over := func(ev rotation.Event, out Outcome) {
 		if !c.loggingIn {
 			return

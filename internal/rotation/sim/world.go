@@ -24,6 +24,7 @@ type world struct {
 	quiet   time.Duration // nobody asks for anything before this
 	tracing bool
 	trace   func(format string, args ...any)
+	decided func(Attempt) // is told of each login
 }
 
 // Result is what came of a run.
@@ -45,29 +46,41 @@ type Result struct {
 
 // Run runs a schedule. With a trace it says what happened.
 func Run(s Schedule, trace bool) (r Result) {
-	w := &world{Schedule: s, random: rand.New(rand.NewPCG(s.Seed, 2)), core: rotation.New(s.Config), trace: func(string, ...any) {}}
+	w := newWorld(s)
 	if trace {
 		w.tracing = true
 		w.trace = func(format string, args ...any) {
 			r.Trace = append(r.Trace, fmt.Sprintf("%9.4f ", w.now.Seconds())+fmt.Sprintf(format, args...))
 		}
 	}
-	w.books.init(w)
-	w.outside = NewOutside(s, w)
-	w.shell.init(w)
-	for i, p := range s.Pools {
-		w.pools = append(w.pools, newPool(w, rotation.PoolID(i+1), p))
-	}
-	for _, m := range s.Moves {
-		w.after(m.At, func() { w.make(m) })
-	}
-	w.after(Length, w.close)
-	for w.books.violation == "" && w.next(Length+closing) {
-	}
+	w.run(Length)
 	w.books.close()
 	r.Violation = w.books.violation
 	w.books.report(&r)
 	return r
+}
+
+func newWorld(s Schedule) *world {
+	return &world{
+		Schedule: s, random: rand.New(rand.NewPCG(s.Seed, 2)), core: rotation.New(s.Config),
+		trace: func(string, ...any) {}, decided: func(Attempt) {},
+	}
+}
+
+// run runs the schedule for so long, and then until all is closed.
+func (w *world) run(length time.Duration) {
+	w.books.init(w)
+	w.outside = NewOutside(w.Schedule, w)
+	w.shell.init(w)
+	for i, p := range w.Pools {
+		w.pools = append(w.pools, newPool(w, rotation.PoolID(i+1), p))
+	}
+	for _, m := range w.Moves {
+		w.after(m.At, func() { w.make(m) })
+	}
+	w.after(length, w.close)
+	for w.books.violation == "" && w.next(length+closing) {
+	}
 }
 
 // closing is how long everything may take to be closed: a login that nobody hears from.
@@ -161,7 +174,13 @@ func (w *world) disturb(m Move) {
 		}
 	case Burst:
 		for range m.N {
-			w.after(w.UpTo(5*ms), func() { p.query(w.now+10*sec, w.between(ms, 40*ms), false, func() {}) })
+			w.after(w.UpTo(5*ms), func() {
+				hold := p.Busy
+				if hold == 0 {
+					hold = w.between(ms, 40*ms)
+				}
+				p.query(w.now+10*sec, hold, false, func() {})
+			})
 		}
 	case Impatient:
 		for i := range m.N {
