@@ -516,14 +516,14 @@ func preparedStatements() Behaviour {
 	}
 }
 
-// oldLoginDroppedEarly is an old user who is dropped in the middle of a drain of a minute: it
+// oldLoginDroppedEarly is an old user who is dropped in the middle of a drain of twenty seconds: it
 // is left at once. What fails until then is the server's doing.
 func oldLoginDroppedEarly() Behaviour {
 	return Behaviour{
 		Name: "old login dropped early", size: 8,
 		config: sqlrotate.Config{
 			Window:    sqlrotate.Window{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: 5 * time.Second},
-			DrainTime: time.Minute,
+			DrainTime: 20 * time.Second,
 		},
 		run: func(s *scene) {
 			s.fill()
@@ -597,7 +597,7 @@ func idleSessionsEnded() Behaviour {
 		Name: "idle sessions ended by the server", size: size,
 		config: sqlrotate.Config{
 			Window:    sqlrotate.Window{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: 5 * time.Second},
-			DrainTime: time.Minute,
+			DrainTime: 20 * time.Second,
 		},
 		run: func(s *scene) {
 			for round := range 2 {
