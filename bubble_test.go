@@ -990,7 +990,7 @@ func TestLoginIsCutOffAtTheEnd(t *testing.T) {
 // Who waits for a login of the connector's takes what comes of it.
 func TestWaitingLoginTakesTheSpare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, nil)
+		r := newRig(t, func(cfg *Config) { cfg.DrainTime = time.Second })
 		busy, err := r.db.Conn(t.Context())
 		if err != nil {
 			t.Fatal(err)

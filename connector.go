@@ -60,7 +60,9 @@ type Config struct {
 	// one after the other. Zero means a third of the window's MaxLifetime and at most
 	// two minutes (with [InPlace] and [LoginTokens], a minute); negative means at once.
 	// A window that is nearly over makes it hurry, and so does an old role that turns
-	// out to be dead. Connections that are in use go when they come back.
+	// out to be dead. Connections that are in use go when they come back. The credential is
+	// first tried at a moment by chance in the first twelfth of it, unless a caller needs a
+	// connection before: processes that are told together don't all log in at once.
 	DrainTime time.Duration
 
 	// ConnMaxLifetime is the longest that a connection may live, as

@@ -52,7 +52,7 @@ func (s *State) nextOld(now Now) (old *version, at Instant) {
 	c := s.current()
 	at = Never
 	for _, v := range s.versions {
-		if v.dead || v.user == c.user || !v.outdated || v.loginEnd().Past(now) || !s.inPool(v) {
+		if v.dead || v.user == c.user || !s.asksAfter(v) || v.loginEnd().Past(now) || !s.inPool(v) {
 			continue
 		}
 		if v.askAt < at {
@@ -60,6 +60,13 @@ func (s *State) nextOld(now Now) (old *version, at Instant) {
 		}
 	}
 	return old, max(at, s.askOldAt)
+}
+
+// asksAfter reports whether it is time to ask after a role: by a query, which costs next to
+// nothing, as soon as it is superseded, because its successor may take its time to prove
+// itself; by a login when that has.
+func (s *State) asksAfter(v *version) bool {
+	return v.outdated || v.superseded != 0 && !s.byLogin(v)
 }
 
 // byLogin reports whether an old role is asked after by a login, because no query can tell,
@@ -85,7 +92,11 @@ func (s *State) oldRole(now Now) plannedLogin {
 func (s *State) askedOld(v *version, now Now) {
 	s.asksOld++
 	s.askOldAt = now.Mono.Add(backoff(s.asksOld, oldMin, oldAll))
-	v.askAt = now.Mono.Add(min(max(now.Mono.Sub(v.superseded)/8, oldMin), oldMax))
+	pause := min(max(now.Mono.Sub(v.superseded)/8, oldMin), oldMax)
+	if pause > oldAll { // by now processes that were told of the rotation together go each their way
+		pause -= s.chance(pause / 4)
+	}
+	v.askAt = now.Mono.Add(pause)
 	v.askByLogin = false
 }
 

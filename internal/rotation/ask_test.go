@@ -494,9 +494,9 @@ func TestWhatAnswersSay(t *testing.T) {
 		r := newRig(t, withQuestions())
 		r.connect()
 		r.read(2)
-		r.ok(r.own(Prove))
 		r.step(Asked{Ask: r.fx.Asks[0], Answer: Lives})
 		r.s.versions[1].askAt = Never // nobody asks after the old one again
+		r.ok(r.own(Prove))
 		r.connect()
 		r.after(20 * sec)
 		r.logins, r.told = nil, nil
@@ -569,12 +569,9 @@ func drainWithQuestions(t *testing.T, change func(*Config)) (*rig, Ask) {
 	}
 	r := newRig(t, cfg)
 	r.fill(3)
-	r.read(2)
+	ask := append(r.read(2).Asks, Ask{})[0]
 	r.ok(r.own(Prove))
-	if len(r.fx.Asks) == 0 {
-		return r, Ask{}
-	}
-	return r, r.fx.Asks[0]
+	return r, ask
 }
 
 // An old role is asked after by a query, which takes no login and no spare's room, for as long
@@ -715,5 +712,94 @@ func TestALoginAfterAnOldRoleWaitsForRoom(t *testing.T) {
 		r.after(1)
 		r.close()
 		r.ok(r.own(AskOld))
+	}
+}
+
+// Processes that are told of a rotation together don't log in together to have it proven, and
+// are not late; who has a caller waiting, or sessions of a role that is dead, does at once.
+func TestProcessesProveANewVersionOneByOne(t *testing.T) {
+	const n = 1000
+	cfg := overlapping()
+	cfg.DrainTime = 120 * sec
+	var tenths [10]int
+	for seed := range uint64(n) {
+		cfg.Seed = seed
+		r := newRig(t, cfg)
+		r.s.hurry = New(cfg).hurry
+		r.connect()
+		r.read(2)
+		for len(r.logins) == 0 {
+			r.until(r.fx.Wake)
+		}
+		r.own(Prove)
+		late := r.now.Mono.Sub(r.s.versions[0].read)
+		if late > 10*sec {
+			t.Fatalf("it is proven %v late", late)
+		}
+		tenths[min(late/sec, 9)]++
+	}
+	for i, k := range tenths {
+		if k < n/20 || k > n*3/20 {
+			t.Errorf("%d of %d in the %d. tenth of the time", k, n, i+1)
+		}
+	}
+	for name, hurries := range map[string]func(*rig){
+		"a caller waits":      func(r *rig) { r.step(Waiting{N: 1}) },
+		"a caller would know": func(r *rig) { r.s.want(r.now); r.step(Tick{}) },
+		"the old role is dead": func(r *rig) {
+			r.s.versions[1].dead = true
+			r.step(Tick{})
+		},
+	} {
+		r := newRig(t, cfg)
+		r.s.hurry = 10 * sec
+		r.connect()
+		r.read(2)
+		if hurries(r); len(r.logins) == 0 {
+			t.Errorf("%s: nobody logs in", name)
+		}
+	}
+}
+
+// A query that an old role's session is refused says that the role is dead: its successor is
+// proven at once, and its sessions go.
+func TestAnOldRoleIsFoundDeadByQuery(t *testing.T) {
+	cfg := overlapping()
+	cfg.AskAfter, cfg.AskByQuery = 20*sec, true
+	r := newRig(t, cfg)
+	r.s.hurry = 10 * sec
+	ids := r.fill(3)
+	r.read(2)
+	r.none()
+	r.step(Asked{Ask: r.fx.Asks[0], Answer: Refuses})
+	if r.heard(RoleDead) != 1 {
+		t.Fatal("nobody hears of it")
+	}
+	r.ok(r.own(Prove))
+	for _, id := range ids {
+		r.state(id, Going)
+	}
+}
+
+// Processes that were told of a rotation together don't go on asking after the old role
+// together, when those have come to log in for it who have replaced most connections.
+func TestProcessesAskAfterAnOldRoleOneByOne(t *testing.T) {
+	const n = 500
+	s := New(overlapping())
+	v := &version{superseded: 1}
+	var tenths [10]int
+	for range n {
+		now := Now{Mono: v.superseded.Add(80 * sec)}
+		s.askedOld(v, now)
+		pause := v.askAt.Sub(now.Mono)
+		if pause < 7500*ms || pause > 10*sec {
+			t.Fatalf("it is asked after again in %v", pause)
+		}
+		tenths[min((pause-7500*ms)/(250*ms), 9)]++
+	}
+	for i, k := range tenths {
+		if k < n/20 || k > n*3/20 {
+			t.Errorf("%d of %d in the %d. tenth of the time", k, n, i+1)
+		}
 	}
 }

@@ -11,6 +11,7 @@ func filled(n int) (*State, Now) {
 	cfg := overlapping()
 	cfg.DrainTime = 3600 * sec
 	s, now := New(cfg), start
+	s.hurry = 0
 	s.Step(PoolAdded{Pool: thePool, ByAge: true}, now)
 	s.Step(CredentialRead{Version: 1, User: 1, Epoch: s.Epoch()}, now)
 	for range n {

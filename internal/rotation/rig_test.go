@@ -47,7 +47,7 @@ var start = Now{Wall: time.Unix(1_800_000_000, 0).UTC(), Mono: Instant(time.Hour
 func newRig(t *testing.T, cfg Config) *rig {
 	t.Helper()
 	r := &rig{t: t, s: New(cfg), now: start}
-	r.s.lifetime = cfg.MaxLifetime // no chance
+	r.s.lifetime, r.s.hurry = cfg.MaxLifetime, 0 // no chance
 	r.step(PoolAdded{Pool: thePool, Limit: 10, ByAge: true})
 	r.read(1)
 	return r

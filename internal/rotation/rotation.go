@@ -80,6 +80,7 @@ type Config struct {
 type State struct {
 	cfg      Config
 	lifetime time.Duration // of a connection: MaxLifetime, less by chance
+	hurry    time.Duration // within which a new version is to prove itself
 	random   uint64
 	closed   bool
 	counts   Counts
@@ -147,6 +148,7 @@ type reading struct {
 func New(cfg Config) *State {
 	s := &State{cfg: cfg, random: cfg.Seed, byID: make(map[SessionID]*session)}
 	s.lifetime = cfg.MaxLifetime - s.chance(cfg.MaxLifetime/10)
+	s.hurry = cfg.DrainTime / 12
 	return s
 }
 

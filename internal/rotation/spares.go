@@ -168,11 +168,22 @@ func (s *State) proof(c *version, now Now) plannedLogin {
 		l.at = now.Mono
 	default:
 		l.at = now.Mono
+		if !s.urgent() {
+			l.at = max(l.at, c.proveAt)
+		}
 		if ok, again := s.admit(c, now); !ok {
-			l.at = again
+			l.at = max(l.at, again)
 		}
 	}
 	return l
+}
+
+// urgent reports whether somebody waits to hear whether the latest version is accepted:
+// callers, or a pool with sessions of a dead role. Nobody does as a rule, and processes
+// that are told of a rotation together should not all log in at once.
+func (s *State) urgent() bool {
+	return s.waiting > 0 || s.wanted != 0 ||
+		slices.ContainsFunc(s.versions, func(v *version) bool { return v.superseded != 0 && v.dead && s.inPool(v) })
 }
 
 // inUse reports whether a pool has or had sessions, or a caller wants one. A pool that has

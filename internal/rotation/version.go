@@ -36,7 +36,8 @@ type version struct {
 	queryLies  bool      // a query said that its role is dead, and a login that it lives
 	warned     bool      // it has been said that it ends soon
 	mourned    bool      // and that it has ended
-	askAt      Instant   // when it is next asked after, once it is outdated
+	proveAt    Instant   // when the connector has it prove itself, if it hasn't
+	askAt      Instant   // when it is next asked after, once it is superseded
 	askByLogin bool      // because nobody has answered a query
 	livedAt    Instant   // when its role was last known to live, since it was superseded; zero: never
 	sessions   int       // on the ledger
@@ -131,6 +132,7 @@ func (s *State) rotate(ev CredentialRead, now Now) {
 	s.versions = slices.Insert(s.versions, 0, v)
 	if last != nil {
 		last.superseded, last.askAt, last.askByLogin, last.livedAt = now.Mono, 0, false, 0
+		v.proveAt = now.Mono.Add(s.chance(s.hurry))
 		if s.cfg.Kind == Overlapping {
 			last.overlap = endAfter(s.cfg.Overlap-s.cfg.Lag, now)
 		}
