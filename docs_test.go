@@ -242,6 +242,7 @@ func TestCommandsInDocsAreRun(t *testing.T) {
 		{`sqlrotate drained `, "cmd/sqlrotate/drained_test.go", `exec.CommandContext(t.Context(), "sh", "-ec", command)`},
 		{`go run \./bench -race `, "bench/race_test.go", `e.run(t.Context(), s, "", shortLead)`},
 		{`go run \./bench -tenants `, "bench/tenants_test.go", `h.rotate(t.Context(), stubCounter{stub}, &f)`},
+		{`go run \./bench -fleet `, "bench/fleet_test.go", `e.performFleet(t.Context(), f, p, `},
 		{`promtool `, "integration/alerts/docs_test.go", `promtool .*$`},
 		{`vault write database/roles/app `, "integration/docs_test.go", "../docs/vault.md"},
 		{`vault write (database/roles|auth/kubernetes/role)/orders |printf .* \| vault policy write orders -$`, "integration/kubernetes/examples/vault_test.go", `"deploy.md"`},

@@ -164,29 +164,32 @@ func (d *drawing) latencies(l lane, top float64) {
 }
 
 // census draws the sessions, those of the old login beneath the others.
-func (d *drawing) census(l lane, top float64) {
+func (d *drawing) census(l lane, top float64) { d.censusOf(l.sessions, d.from, d.to, top) }
+
+// censusOf draws the sessions that were counted from and until.
+func (d *drawing) censusOf(counted []census, from, to time.Duration, top float64) {
 	most := 1
-	for _, c := range l.sessions {
+	for _, c := range counted {
 		most = max(most, c.old+c.new)
 	}
 	bottom, scale := top+sessionsPart, sessionsPart/float64(most)
 	d.line(left, bottom, d.edge(), bottom, d.faint, `stroke-width="0.6"`)
 	d.text(left-4, top+8, "end", d.latency, "10", fmt.Sprint(most))
 	d.text(left-4, bottom+2, "end", d.latency, "10", "0")
-	n := len(l.sessions)
+	n := len(counted)
 	at := func(i int) time.Duration {
 		switch i {
 		case 0:
-			return d.from // nothing was counted before the story
+			return from // nothing was counted before
 		case n:
-			return d.to
+			return to
 		}
-		return min(l.sessions[i].at, d.to)
+		return min(counted[i].at, to)
 	}
 	y := func(sessions int) float64 { return bottom - float64(sessions)*scale }
-	d.steps(n, at, func(i int) (float64, float64) { return bottom, y(l.sessions[i].old) }, d.oldSessions)
+	d.steps(n, at, func(i int) (float64, float64) { return bottom, y(counted[i].old) }, d.oldSessions)
 	d.steps(n, at, func(i int) (float64, float64) {
-		c := l.sessions[i]
+		c := counted[i]
 		return y(c.old), y(c.old + c.new)
 	}, d.newSession)
 }
@@ -211,13 +214,20 @@ func (d *drawing) steps(n int, at func(int) time.Duration, between func(int) (fr
 }
 
 func (d *drawing) legend(y float64) {
-	x := float64(left)
-	for _, item := range []struct{ colour, what string }{
+	d.items(y, []legendItem{
 		{d.latency, "longest operation in 0.1 s"},
 		{d.failure, "a failure"},
 		{d.oldSessions, "sessions: old role"},
 		{d.newSession, "new role"},
-	} {
+	})
+}
+
+type legendItem struct{ colour, what string }
+
+// items writes a legend.
+func (d *drawing) items(y float64, items []legendItem) {
+	x := float64(left)
+	for _, item := range items {
 		d.box(x, y-9, 10, 10, item.colour)
 		d.text(x+15, y, "start", d.ink, "11", item.what)
 		x += 15 + float64(len(item.what))*5.6 + 24

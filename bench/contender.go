@@ -271,7 +271,12 @@ func openRotator(e *env, l load, t terms, first login, opener sqlrotate.Opener) 
 }
 
 func newRotator(l load, t terms, path string, opener sqlrotate.Opener) (*rotator, error) {
-	source, err := sqlrotate.NewFileSource(path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler)})
+	return openVolume(l, t, path, false, opener)
+}
+
+// openVolume is newRotator for a file or a directory, which may have to be polled.
+func openVolume(l load, t terms, path string, polls bool, opener sqlrotate.Opener) (*rotator, error) {
+	source, err := sqlrotate.NewFileSource(path, sqlrotate.FileOptions{Logger: slog.New(slog.DiscardHandler), PollOnly: polls})
 	if err != nil {
 		return nil, err
 	}

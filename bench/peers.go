@@ -36,11 +36,16 @@ func newFlip(e *env, l load, first login) (*flip, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newFlipOver(cfg, l, first), nil
+}
+
+// newFlipOver is newFlip with the server's address.
+func newFlipOver(cfg pq.Config, l load, first login) *flip {
 	p := &flip{cfg: cfg, load: l, latest: first}
 	p.db = sql.OpenDB(p)
 	p.limit(l)
 	p.db.SetConnMaxLifetime(l.age)
-	return p, nil
+	return p
 }
 
 func (p *flip) Connect(ctx context.Context) (driver.Conn, error) {

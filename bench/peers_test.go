@@ -28,8 +28,16 @@ const (
 	madeUp      = "made-up-secret"
 )
 
-// TestMain logs in with lib/pq, in a process of which nothing else is asked.
+// TestMain logs in with lib/pq, in a process of which nothing else is asked, or is a process of
+// a fleet.
 func TestMain(m *testing.M) {
+	if had, err := runErrand(); had {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	dsn := os.Getenv(envChildDSN)
 	if dsn == "" {
 		os.Exit(m.Run())
