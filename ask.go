@@ -125,21 +125,30 @@ func (c *Connector) sessionOf(raw any) *session {
 	return nil
 }
 
-// askSession runs the probe query. A server that says that the query itself is wrong is not
-// asked again.
+// askSession asks s whether its role lives.
 func (c *Connector) askSession(ctx context.Context, s *session) rotation.Answer {
-	query := c.cfg.probeQuery()
-	if query == "" {
-		return rotation.Unasked
-	}
 	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
-	err := s.query(ctx, query, func(err error) error { return newLoginError(c.cfg.Opener, err) })
-	if over(ctx) {
-		s.await(time.After(closeTimeout)) // the pool takes it back
-		return rotation.Unanswered
+	return c.askAll(func(query string) rotation.Answer {
+		err := s.query(ctx, query, func(err error) error { return newLoginError(c.cfg.Opener, err) })
+		if over(ctx) {
+			s.await(time.After(closeTimeout)) // the pool takes it back
+			return rotation.Unanswered
+		}
+		return c.answered(s, err)
+	})
+}
+
+// askAll puts each question until one is answered otherwise than that the role lives. A
+// server that says that the query itself is wrong is not asked again.
+func (c *Connector) askAll(put func(query string) rotation.Answer) rotation.Answer {
+	answer := rotation.Unasked
+	for _, query := range c.cfg.questions() {
+		if answer = put(query); answer != rotation.Lives {
+			break
+		}
 	}
-	return c.answered(s, err)
+	return answer
 }
 
 // answered returns what the outcome of the probe query on s means, and notes a refusal.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,11 +38,10 @@ type Config struct {
 	// ProbeQuery is a query that only a working credential can run, for servers that let
 	// a role log in which may do nothing yet. It runs after each login with a credential
 	// that has not proven itself, within LoginTimeout, and its rows are discarded; if it
-	// fails, the credential counts as refused. The connector also runs it to learn
-	// whether a role still lives. The driver's connection must be a
-	// driver.QueryerContext. Empty means that a login is proof enough; to learn whether
-	// a role lives the connector then runs the Opener's own query, if it has a method
-	// ProbeQuery() string, as [LibPQ] has.
+	// fails, the credential counts as refused. The driver's connection must be a
+	// driver.QueryerContext. Empty means that a login is proof enough. To learn whether a
+	// role still lives the connector runs the Opener's own query, if it has a method
+	// ProbeQuery() string, as [LibPQ] has, and then this one.
 	ProbeQuery string
 
 	// RetryTimeout is how long logins wait for a credential that the server accepts,
@@ -163,21 +163,33 @@ func (cfg Config) rules() (rotation.Config, error) {
 		NoFallback:   cfg.NoFallback,
 		Notified:     notified,
 		AskAfter:     orDefault(cfg.RoleCheck, defaultRoleCheck),
-		AskByQuery:   cfg.probeQuery() != "",
+		AskByQuery:   len(cfg.questions()) > 0,
 		Seed:         rand.Uint64(),
 	}, nil
 }
 
-// probeQuery is the query that asks whether a role lives: the application's, or else the
-// Opener's.
+// probeQuery is the query by which a login is to show that its role lives: the
+// application's, or else the Opener's.
 func (cfg Config) probeQuery() string {
 	if cfg.ProbeQuery != "" {
 		return cfg.ProbeQuery
 	}
+	return cfg.openersQuery()
+}
+
+// openersQuery is the query by which the Opener's server says whether a role lives, if there
+// is one.
+func (cfg Config) openersQuery() string {
 	if o, ok := cfg.Opener.(interface{ ProbeQuery() string }); ok {
 		return o.ProbeQuery()
 	}
 	return ""
+}
+
+// questions are the queries by which an open session is asked whether its role lives: the
+// Opener's own first, because ProbeQuery may be one that says nothing of it.
+func (cfg Config) questions() []string {
+	return slices.DeleteFunc([]string{cfg.openersQuery(), cfg.ProbeQuery}, func(q string) bool { return q == "" })
 }
 
 // ErrClosed is returned by Connect after Close.

@@ -381,13 +381,14 @@ func (l *load) mustNotFail() {
 }
 
 // The role in use is dropped under load, as when somebody revokes the wrong lease: health
-// says so within half a minute, without a login for it, and a successor in the file takes
-// over within a second.
+// says so within half a minute, without a login for it, although ProbeQuery sees nothing of
+// it, and a successor in the file takes over within a second.
 func TestRoleInUseIsDropped(t *testing.T) {
 	needsQuiet(t)
 	t.Parallel()
 	s := newService(t, pgtest.New(t, pgtest.Options{Control: true}), func(cfg *Config) {
 		cfg.Window = Window{Overlap: 10 * time.Minute, Lag: time.Second, MaxInUse: 5 * time.Second}
+		cfg.ProbeQuery = "select 1"
 	})
 	l := s.startLoad(20, 10*time.Millisecond, 5*time.Second)
 	l.more(500)

@@ -20,10 +20,10 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // checks an Opener against a server.
 //
 // It may have five more methods. ProbeQuery() string gives the query by which the server is
-// asked whether a role lives, unless Config.ProbeQuery does; Refused is then asked of its
-// errors as well, unless they have a method SQLState() string. Code(error) string gives the
-// server's code in an error, for RefusedError and Stats; without it that is the SQLSTATE of
-// an error which has such a method. Full(error) bool reports whether the server or the user
+// asked whether a role lives; Refused is then asked of its errors as well, unless they have
+// a method SQLState() string. Code(error) string gives the server's code in an error, for
+// RefusedError and Stats; without it that is the SQLSTATE of an error which has such a
+// method. Full(error) bool reports whether the server or the user
 // has no connection left: during a rotation a login then waits for one that is about to end.
 // Without it that is SQLSTATE 53300. Tagged() Opener gives the Opener that takes its place
 // with Config.TagVersion. WaitForNotification(ctx context.Context, conn driver.Conn)

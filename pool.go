@@ -198,24 +198,24 @@ func (c *Connector) askers() (asks []asker) {
 	return asks
 }
 
-// askNative has a Pool put the probe query to an idle connection.
+// askNative asks on an idle connection of a Pool, or on several if the Pool chooses so.
 func (c *Connector) askNative(ask asker) (of rotation.VersionID, answer rotation.Answer) {
-	query := c.cfg.probeQuery()
-	if query == "" {
-		return 0, rotation.Unanswered
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, questionTimeout)
-	defer cancel()
-	asked, err := call(ctx, &c.calls.probes, func(ctx context.Context) (*Session, error) {
-		asked, err := ask(ctx, query)
-		if err != nil {
-			err = newLoginError(c.cfg.Opener, err)
+	answer = c.askAll(func(query string) rotation.Answer {
+		ctx, cancel := context.WithTimeout(c.ctx, questionTimeout)
+		defer cancel()
+		asked, err := call(ctx, &c.calls.probes, func(ctx context.Context) (*Session, error) {
+			asked, err := ask(ctx, query)
+			if err != nil {
+				err = newLoginError(c.cfg.Opener, err)
+			}
+			return asked, err
+		}, nil)
+		if asked == nil {
+			return rotation.Unanswered
 		}
-		return asked, err
-	}, nil)
-	if asked == nil {
-		return 0, rotation.Unanswered
-	}
-	asked.s.used.Store(false) // the question is no use, and says more than what was before it
-	return asked.s.version.id, c.answered(asked.s, err)
+		of = asked.s.version.id
+		asked.s.used.Store(false) // the question is no use, and says more than what was before it
+		return c.answered(asked.s, err)
+	})
+	return of, answer
 }

@@ -80,10 +80,7 @@ func (s *State) byLogin(v *version) bool {
 func (s *State) oldRole(now Now) plannedLogin {
 	l := plannedLogin{purpose: AskOld, at: Never, crowd: Never}
 	if v, at := s.nextOld(now); v != nil && s.byLogin(v) {
-		l.v, l.at, l.crowd = v, at, at
-		if s.asksOld > 0 {
-			l.crowd = at.Add(roomPatience)
-		}
+		l.v, l.at, l.crowd = v, at, at.Add(roomPatience) // the first time it has long been due
 	}
 	return l
 }
@@ -180,19 +177,23 @@ func (s *State) planAsk(now Now) (wake Instant) {
 		}
 		s.asked(Asked{Ask: q.pending, Answer: Unanswered}, now)
 	}
-	wake = Never
 	if v, at := s.nextOld(now); v != nil && !s.byLogin(v) && !s.closed && !s.hardEnd(c).Past(now) {
 		if now.Mono >= at {
 			s.put(Ask{How: OnIdle, Version: v.id, Began: now.Mono})
 			return Never
 		}
-		wake = at
+		return min(at, s.planAskCurrent(c, now))
 	}
+	return s.planAskCurrent(c, now)
+}
+
+func (s *State) planAskCurrent(c *version, now Now) (wake Instant) {
+	q := &s.ask
 	due, look, heed := s.askDue(c, now)
 	if now.Mono < due {
 		s.fx.Heed = heed
 		q.stage = askIdle
-		return min(wake, due, look)
+		return min(due, look)
 	}
 	if !s.cfg.AskByQuery || q.useless || c.queryLies {
 		q.stage = askLogin
@@ -202,7 +203,7 @@ func (s *State) planAsk(now Now) (wake Instant) {
 		s.put(Ask{How: OnIdle, Version: c.id, Began: now.Mono})
 	case askSpare:
 		if _, ready := s.room(); !ready {
-			return wake // what isn't ready brings us back: a spare that is asked is no readier
+			return Never // what isn't ready brings us back: a spare that is asked is no readier
 		}
 		x := s.youngestSpare(now)
 		if x == nil || x.v != c {
@@ -213,7 +214,7 @@ func (s *State) planAsk(now Now) (wake Instant) {
 		s.put(Ask{How: OnSpare, Version: c.id, Session: x.id, Began: now.Mono})
 	case askLogin: // see currentRole
 	}
-	return wake
+	return Never
 }
 
 func (s *State) put(a Ask) {

@@ -649,6 +649,14 @@ func TestWhatFollowsFromAnAnswerAfterAnOldRole(t *testing.T) {
 		if asks := len(r.fx.Asks); asks != 1 && !r.s.ask.useless || asks > 0 && r.s.ask.useless {
 			t.Errorf("%s: then it is asked after by %d queries", tt.name, asks)
 		}
+		if r.s.ask.useless {
+			continue
+		}
+		ask = r.fx.Asks[0]
+		ask.Version = 2
+		if r.step(Asked{Ask: ask, Answer: Lives}); r.s.byLogin(r.s.versions[1]) {
+			t.Errorf("%s: the login's success is forgotten", tt.name)
+		}
 	}
 }
 
@@ -656,7 +664,7 @@ func TestWhatFollowsFromAnAnswerAfterAnOldRole(t *testing.T) {
 func TestWhenAnOldRoleIsAskedAfterByLogin(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"there is no query":       func(c *Config) { c.AskByQuery = false },
-		"nobody wants any asking": func(c *Config) { c.AskAfter = -1 },
+		"nobody wants any asking": func(c *Config) { c.AskAfter = 0 },
 	} {
 		r, ask := drainWithQuestions(t, change)
 		if ask != (Ask{}) {
@@ -694,7 +702,7 @@ func TestALoginAfterAnOldRoleWaitsForRoom(t *testing.T) {
 		r.ok(r.own(Replace))
 		r.after(oldMin)
 		r.none()
-		r.after(roomPatience - 1)
+		r.after(sec - 1)
 		if len(r.in(Closing)) > 0 {
 			t.Fatal("a spare makes room at once")
 		}
