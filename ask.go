@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,9 @@ const (
 	// waited for when an idle connection is borrowed: it had one a moment ago.
 	questionTimeout = 5 * time.Second
 	borrowTimeout   = time.Millisecond
+
+	// searchDepth is how many idle connections are looked at for one of a version.
+	searchDepth = 32
 )
 
 // borrowing marks the context by which an idle connection is borrowed from a pool: a
@@ -61,7 +65,7 @@ func (c *Connector) askIdle(version rotation.VersionID) (asked rotation.VersionI
 		return said != rotation.Unanswered && of == version
 	}
 	for _, db := range c.idlePools() {
-		if heard(c.askPool(db)) {
+		if heard(c.askPool(db, version)) {
 			return asked, answer
 		}
 	}
@@ -89,12 +93,11 @@ func (c *Connector) idlePools() (dbs []*sql.DB) {
 	return idle
 }
 
-// askPool asks on the connection that the pool would give to its next caller, if it is idle.
-func (c *Connector) askPool(db *sql.DB) (asked rotation.VersionID, answer rotation.Answer) {
-	ctx, cancel := context.WithTimeout(context.WithValue(c.ctx, borrowing{}, true), borrowTimeout)
-	conn, err := db.Conn(ctx)
-	cancel()
-	if err != nil {
+// askPool asks on an idle connection that has logged in with the version in question, or else
+// on the one that the pool would give to its next caller.
+func (c *Connector) askPool(db *sql.DB, version rotation.VersionID) (asked rotation.VersionID, answer rotation.Answer) {
+	conn := c.find(db, version)
+	if conn == nil {
 		return 0, rotation.Unanswered
 	}
 	defer func() { _ = conn.Close() }()
@@ -106,6 +109,55 @@ func (c *Connector) askPool(db *sql.DB) (asked rotation.VersionID, answer rotati
 		return nil
 	})
 	return asked, answer
+}
+
+// find borrows an idle connection of the version, or else the first that the pool gives; nil:
+// none is idle. It takes a number of them until it has one, and gives the others back at once;
+// the last that is idle it leaves to callers.
+func (c *Connector) find(db *sql.DB, version rotation.VersionID) (found *sql.Conn) {
+	var taken []*sql.Conn
+	for len(taken) == 0 || len(taken) < searchDepth && db.Stats().Idle > 1 {
+		conn := c.borrow(db)
+		if conn == nil {
+			break
+		}
+		taken = append(taken, conn)
+		if c.versionOf(conn) == version {
+			found = conn
+			break
+		}
+	}
+	if found == nil && len(taken) > 0 {
+		found = taken[0]
+	}
+	for _, conn := range slices.Backward(taken) { // the one that was first is to be first again
+		if conn != found {
+			_ = conn.Close()
+		}
+	}
+	return found
+}
+
+// borrow takes an idle connection from the pool; nil: it has none.
+func (c *Connector) borrow(db *sql.DB) *sql.Conn {
+	ctx, cancel := context.WithTimeout(context.WithValue(c.ctx, borrowing{}, true), borrowTimeout)
+	defer cancel()
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil
+	}
+	return conn
+}
+
+// versionOf returns the version that a connection has logged in with; zero if it is unknown.
+func (c *Connector) versionOf(conn *sql.Conn) (version rotation.VersionID) {
+	_ = conn.Raw(func(raw any) error {
+		if s := c.sessionOf(raw); s != nil {
+			version = s.version.id
+		}
+		return nil
+	})
+	return version
 }
 
 // sessionOf returns the session whose driver's connection a pool has, or nil.

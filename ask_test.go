@@ -39,6 +39,34 @@ func TestBorrowingForAQuestionIsNoCallersConcern(t *testing.T) {
 	}
 }
 
+// Whether an old role lives is asked on any idle connection that it has, and takes no login,
+// although the next caller would get one of the new role.
+func TestAnOldRoleIsAskedAfterOnAnyIdleConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) { cfg.DrainTime = 6 * time.Minute })
+		r.fill(10)
+		r.rotate("v2")
+		for range 80 {
+			time.Sleep(5 * time.Second)
+			var all sync.WaitGroup
+			for range 10 {
+				all.Go(func() {
+					if err := r.query("100ms"); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+		}
+		if s := r.c.Stats(); s.Drains != 1 {
+			t.Fatalf("%d drains", s.Drains)
+		}
+		if n, _ := r.server.attempts("v1"); n > 12 {
+			t.Errorf("%d logins with the old role, which had 10 sessions", n)
+		}
+	})
+}
+
 // What the connector asks on an idle connection is no use of its pool, or it would never be
 // idle again; nor is the login.
 func TestQuestionsAreNoUse(t *testing.T) {

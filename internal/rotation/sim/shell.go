@@ -385,7 +385,7 @@ func (s *shell) ask(a rotation.Ask) {
 	w := s.w
 	c := s.conns[a.Session]
 	if a.How == rotation.OnIdle {
-		c = w.borrow()
+		c = w.borrow(a.Version)
 	}
 	answer := rotation.Unanswered
 	if c != nil && c.alive {
@@ -402,10 +402,16 @@ func (s *shell) ask(a rotation.Ask) {
 	w.after(took, func() { s.step(rotation.Asked{Ask: a, Answer: answer}) })
 }
 
-// borrow returns an idle connection of a pool, if there is one to be had.
-func (w *world) borrow() *conn {
+// borrow returns an idle connection of a pool, if there is one to be had: one of the version,
+// but for the last one of a pool, or else the one that would be taken next.
+func (w *world) borrow(version rotation.VersionID) *conn {
 	for _, p := range w.pools {
 		if n := len(p.idle); n > 0 && (w.books.lenient || w.random.IntN(2) > 0) {
+			for _, c := range slices.Backward(p.idle[min(1, n-1):]) {
+				if c.version == version {
+					return c
+				}
+			}
 			return p.idle[n-1]
 		}
 	}
