@@ -58,8 +58,8 @@ func grown(moments []needs) string {
 	}{
 		{"bytes of heap", func(n needs) int { return n.heap }, func(before int) int { return before/10 + heapSlack }},
 		{"goroutines", func(n needs) int { return n.goroutines }, func(int) int { return otherSlack }},
-		{"descriptors", func(n needs) int { return n.descriptors }, func(int) int { return otherSlack }},
-		{"sessions", func(n needs) int { return n.sessions }, func(int) int { return otherSlack }},
+		// A server that has just crashed has few sessions. Those that leak are there after Close.
+		{"descriptors but for sessions", func(n needs) int { return n.descriptors - n.sessions }, func(int) int { return otherSlack }},
 	} {
 		least := func(moments []needs) int {
 			least := need.of(moments[0])
@@ -93,7 +93,11 @@ func TestLeaksAreSeen(t *testing.T) {
 		{"two kilobytes with each of 20 rotations a minute", func(i int, n *needs) { n.heap += i * 40 << 10 }, "heap"},
 		{"a goroutine in three minutes", func(i int, n *needs) { n.goroutines += i / 3 }, "goroutines"},
 		{"a descriptor in three minutes", func(i int, n *needs) { n.descriptors += i / 3 }, "descriptors"},
-		{"a session in three minutes", func(i int, n *needs) { n.sessions += i / 3 }, "sessions"},
+		{"sessions that are gone for a moment at first", func(i int, n *needs) {
+			if i < 20 {
+				n.descriptors, n.sessions = n.descriptors-20, n.sessions-20
+			}
+		}, ""},
 	} {
 		moments := make([]needs, n)
 		for i := range moments {
