@@ -253,9 +253,9 @@ func (s *State) survey(p *pool) {
 }
 
 // drainEnd is when all should have been told. A tenth of the time is kept for those that
-// are in use then.
+// are in use then; and what the credential was given to prove itself is part of it.
 func (s *State) drainEnd(now Now) Instant {
-	return now.Mono.Add(s.cfg.DrainTime - s.cfg.DrainTime/10)
+	return now.Mono.Add(s.cfg.DrainTime - s.cfg.DrainTime/10 - min(s.hurry, now.Mono.Sub(s.rotatedAt)))
 }
 
 // beginDrain begins with a pause by chance, within the time that the drain has, so that

@@ -835,3 +835,21 @@ func TestWhatIsToldOfDrains(t *testing.T) {
 		t.Errorf("for one that goes for its age: told %d times", r.heard(DrainBegan))
 	}
 }
+
+// The time in which a credential is to prove itself is part of the drain's, however long it
+// takes.
+func TestADrainEndsWithItsTimeWhenTheProofWasLate(t *testing.T) {
+	for _, tt := range []struct{ late, end time.Duration }{{0, 9 * sec}, {300 * ms, 9 * sec}, {sec, 9 * sec}, {5 * sec, 13 * sec}} {
+		r := newRig(t, overlapping()) // DrainTime is 10 s
+		r.fill(3)
+		r.s.hurry = sec
+		r.read(2)
+		r.s.versions[0].proveAt = r.now.Mono.Add(tt.late)
+		from := r.now.Mono
+		r.after(tt.late)
+		r.ok(r.own(Prove))
+		if end := r.s.pools[0].drain.to.Sub(from); end != tt.end {
+			t.Errorf("proven after %v: the drain ends after %v, want %v", tt.late, end, tt.end)
+		}
+	}
+}
