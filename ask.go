@@ -15,10 +15,12 @@ import (
 )
 
 const (
-	// questionTimeout bounds a question, and borrowTimeout how long the pool's answer is
-	// waited for when an idle connection is borrowed: it had one a moment ago.
+	// questionTimeout bounds a question, and the wait for a connection to ask on.
 	questionTimeout = 5 * time.Second
-	borrowTimeout   = time.Millisecond
+
+	// searchPause is how long idle connections are kept from callers at the most, while
+	// another one is awaited.
+	searchPause = time.Millisecond
 
 	// searchDepth is how many idle connections are looked at for one of a version.
 	searchDepth = 32
@@ -112,35 +114,48 @@ func (c *Connector) askPool(db *sql.DB, version rotation.VersionID) (asked rotat
 }
 
 // find borrows an idle connection of the version, or else the first that the pool gives; nil:
-// none is idle. It takes a number of them until it has one, and gives the others back at once;
-// the last that is idle it leaves to callers.
-func (c *Connector) find(db *sql.DB, version rotation.VersionID) (found *sql.Conn) {
+// none is idle. It takes a number of them until it has one, and gives the others back; the
+// last that is idle it leaves to callers.
+func (c *Connector) find(db *sql.DB, version rotation.VersionID) *sql.Conn {
 	var taken []*sql.Conn
+	giveBack := func(but *sql.Conn) {
+		for _, conn := range slices.Backward(taken) { // the one that was first is to be first again
+			if conn != but {
+				_ = conn.Close()
+			}
+		}
+	}
 	for len(taken) == 0 || len(taken) < searchDepth && db.Stats().Idle > 1 {
-		conn := c.borrow(db)
+		borrowed := make(chan *sql.Conn, 1)
+		go func() { borrowed <- c.borrow(db) }()
+		var conn *sql.Conn
+		select {
+		case conn = <-borrowed:
+		case <-time.After(searchPause):
+			giveBack(nil)
+			return <-borrowed
+		}
 		if conn == nil {
 			break
 		}
 		taken = append(taken, conn)
 		if c.versionOf(conn) == version {
-			found = conn
-			break
+			giveBack(conn)
+			return conn
 		}
 	}
-	if found == nil && len(taken) > 0 {
-		found = taken[0]
+	if len(taken) == 0 {
+		return nil
 	}
-	for _, conn := range slices.Backward(taken) { // the one that was first is to be first again
-		if conn != found {
-			_ = conn.Close()
-		}
-	}
-	return found
+	giveBack(taken[0])
+	return taken[0]
 }
 
-// borrow takes an idle connection from the pool; nil: it has none.
+// borrow takes an idle connection from the pool; nil: it has none. It may wait in the pool's
+// queue, or for what the driver does to a connection that was idle: pgx asks the server, and
+// to cut that short would be the end of the connection.
 func (c *Connector) borrow(db *sql.DB) *sql.Conn {
-	ctx, cancel := context.WithTimeout(context.WithValue(c.ctx, borrowing{}, true), borrowTimeout)
+	ctx, cancel := context.WithTimeout(context.WithValue(c.ctx, borrowing{}, true), questionTimeout)
 	defer cancel()
 	conn, err := db.Conn(ctx)
 	if err != nil {

@@ -67,6 +67,59 @@ func TestAnOldRoleIsAskedAfterOnAnyIdleConnection(t *testing.T) {
 	})
 }
 
+// resetConn is a connection of a driver that asks the server before one that was idle is
+// used again, as pgx does, and gives it up if that takes longer than it may.
+type resetConn struct {
+	*fakeConn
+	takes time.Duration
+}
+
+func (c *resetConn) ResetSession(ctx context.Context) error {
+	select {
+	case <-time.After(c.takes):
+		return nil
+	case <-ctx.Done():
+		return driver.ErrBadConn
+	}
+}
+
+// A question doesn't cost the connections that it is asked on, or that are only looked at,
+// however long the driver needs to have them ready.
+func TestQuestionsEndNoConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(cfg *Config) {
+			s := cfg.Opener.(*fakeServer)
+			cfg.DrainTime = 5 * time.Minute
+			cfg.Opener = &openerFunc{fakeServer: s, open: func(ctx context.Context, _ int, cred Credential, dial DialFunc) (driver.Conn, error) {
+				conn, err := s.Open(ctx, cred, dial)
+				if err != nil {
+					return nil, err
+				}
+				return &resetConn{conn.(*fakeConn), 20 * time.Millisecond}, nil
+			}}
+		})
+		asks := func() uint64 {
+			r.c.mu.Lock()
+			defer r.c.mu.Unlock()
+			return r.c.rules.Counts().Asks
+		}
+		r.fill(5)
+		stop := r.load(1, "1ms", time.Second)
+		defer stop()
+		time.Sleep(5 * time.Minute)
+		n := asks()
+		if logins := r.c.Stats().Logins; n < 5 || logins != 5 {
+			t.Errorf("%d questions, and %d logins for a pool of 5", n, logins)
+		}
+		r.rotate("v2")
+		time.Sleep(time.Minute)
+		// The drain takes five minutes.
+		if more, logins := asks()-n, r.c.Stats().Logins-5; more < 5 || logins > 3 {
+			t.Errorf("a minute after a rotation: %d questions, and %d logins", more, logins)
+		}
+	})
+}
+
 // What the connector asks on an idle connection is no use of its pool, or it would never be
 // idle again; nor is the login.
 func TestQuestionsAreNoUse(t *testing.T) {
