@@ -60,7 +60,14 @@ func main() {
 	case *scale:
 		measure = func(ctx context.Context) error { return drains(ctx, *rounds) }
 	}
-	if err := measure(ctx); err != nil {
+	var err error
+	if *out != "" { // before it is needed, a quarter of an hour later
+		err = os.MkdirAll(*out, 0o750)
+	}
+	if err == nil {
+		err = measure(ctx)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
