@@ -947,8 +947,7 @@ func TestOpenerIsNotAskedUnderTheLock(t *testing.T) {
 // A source that takes its credential from a database may fail as one does.
 func TestBadConnOfASourceIsNotRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, nil)
-		r.source.fail(driver.ErrBadConn)
+		r := newRig(t, func(cfg *Config) { cfg.Source.(*fakeSource).fail(driver.ErrBadConn) }) // from its first read on
 		if _, err := r.c.Connect(t.Context()); err == nil || errors.Is(err, driver.ErrBadConn) {
 			t.Error(err)
 		}
