@@ -3,8 +3,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,11 +17,27 @@ import (
 // env is the server, and the role that was made last.
 type env struct {
 	server *pgtest.Server
+	owned  bool   // the server is closed with it
 	dsn    string // for the contenders
 	dir    string // of the credential files
 	roles  int
 }
 
+// startEnv starts a server and prepares it. Close closes both.
+func startEnv(ctx context.Context, o pgtest.Options) (*env, error) {
+	server, err := pgtest.Start(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	e, err := newEnv(ctx, server)
+	if err != nil {
+		return nil, errors.Join(err, server.Close()) //nolint:contextcheck // whatever has been interrupted
+	}
+	e.owned = true
+	return e, nil
+}
+
+// newEnv prepares a server that is somebody else's to close.
 func newEnv(ctx context.Context, server *pgtest.Server) (*env, error) {
 	for _, statement := range []string{
 		"create table account (id int primary key, balance int not null)",
@@ -34,7 +52,21 @@ func newEnv(ctx context.Context, server *pgtest.Server) (*env, error) {
 	return &env{server: server, dsn: server.DSN(), dir: dir}, err
 }
 
-func (e *env) close() { _ = os.RemoveAll(e.dir) }
+func (e *env) close() error {
+	err := os.RemoveAll(e.dir)
+	if e.owned {
+		err = errors.Join(err, e.server.Close())
+	}
+	return err
+}
+
+// save writes what a run has found into its directory, if there is one.
+func save(results *bytes.Buffer, dir string) error {
+	if dir == "" {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(dir, "results.md"), results.Bytes(), 0o644) //nolint:gosec // for everybody
+}
 
 // encrypt says whether the contenders use TLS, at a server that has it.
 func (e *env) encrypt(tls bool) {

@@ -136,48 +136,20 @@ func mostWithin(sorted []time.Duration, span time.Duration) float64 {
 	return float64(most) / span.Seconds()
 }
 
-// volume is a directory as the kubelet writes it: the files are links into what another
-// link points at, and that is replaced by a rename.
-type volume struct {
-	dir string
-	n   int
-}
-
-func (v *volume) publish(l login) error {
-	v.n++
-	last, next := fmt.Sprintf("..%d", v.n-1), fmt.Sprintf("..%d", v.n)
-	if err := os.MkdirAll(filepath.Join(v.dir, next), 0o700); err != nil {
-		return err
-	}
-	for name, content := range map[string]string{"username": l.user, "password": l.password} {
-		if err := os.WriteFile(filepath.Join(v.dir, next, name), []byte(content), 0o600); err != nil {
-			return err
-		}
-	}
-	swap := filepath.Join(v.dir, "..data_tmp")
-	if err := errors.Join(os.Symlink(next, swap), os.Rename(swap, filepath.Join(v.dir, "..data"))); err != nil {
-		return err
-	}
-	if v.n > 1 {
-		return os.RemoveAll(filepath.Join(v.dir, last))
-	}
-	return errors.Join(os.Symlink("..data/username", filepath.Join(v.dir, "username")), os.Symlink("..data/password", filepath.Join(v.dir, "password")))
-}
-
-// perform has a fleet go through its acts.
+// performFleet has a fleet go through its acts.
 func (e *env) performFleet(ctx context.Context, f formation, p acts, progress func(string)) (all []*seen, err error) {
 	first, err := e.newRole(ctx)
 	if err != nil {
 		return nil, err
 	}
-	v := &volume{dir: filepath.Join(e.dir, "volume-"+first.user)}
-	if err := v.publish(first); err != nil {
+	volume := filepath.Join(e.dir, "volume-"+first.user)
+	if err := errors.Join(os.Mkdir(volume, 0o700), publishKeys(volume, first)); err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	order := errand{
-		DSN: e.server.DSN(), Volume: v.dir, Conns: f.conns, Think: f.think, Window: f.window,
+		DSN: e.server.DSN(), Volume: volume, Conns: f.conns, Think: f.think, Window: f.window,
 		Flip: p.acts[0].flip, Drain: p.acts[0].drainTime,
 	}
 	progress(fmt.Sprintf("%s: %d processes start within %v", p.acts[0].name, f.processes, p.ramp.Round(time.Second)))
@@ -194,7 +166,7 @@ func (e *env) performFleet(ctx context.Context, f formation, p acts, progress fu
 	for _, a := range p.acts {
 		progress(fmt.Sprintf("%s: %v", a.name, (a.lead + a.end).Round(time.Second)))
 		s := &seen{act: a, formation: f, gone: -1}
-		if first, err = e.act(ctx, s, v, first, pods); err != nil {
+		if first, err = e.act(ctx, s, volume, first, pods); err != nil {
 			return nil, fmt.Errorf("%s: %w", a.name, err)
 		}
 		all = append(all, s)
@@ -255,7 +227,7 @@ func (s *seen) take(a podAccount) {
 }
 
 // act rotates the fleet's login, and watches.
-func (e *env) act(ctx context.Context, s *seen, v *volume, old login, pods []*pod) (next login, err error) {
+func (e *env) act(ctx context.Context, s *seen, volume string, old login, pods []*pod) (next login, err error) {
 	if next, err = e.newRole(ctx); err != nil {
 		return next, err
 	}
@@ -272,7 +244,7 @@ func (e *env) act(ctx context.Context, s *seen, v *volume, old login, pods []*po
 	after := cpu()
 	s.calm = rate(before, after, time.Since(began))
 	rotated := time.Now()
-	if err := v.publish(next); err != nil {
+	if err := publishKeys(volume, next); err != nil {
 		return next, err
 	}
 	dropped := make(chan error, 1)
@@ -381,10 +353,7 @@ func runFleet(ctx context.Context, f formation, pods int, dir string) error {
 	fmt.Fprintf(results, "# Results of the fleet\n\n%s. [What this is, and how to run it](../fleet.md).\n", version)
 	fleetTables(results, all, twin, big, costs)
 	fmt.Print(results.String())
-	if dir == "" {
-		return nil
-	}
-	if err := os.WriteFile(filepath.Join(dir, "results.md"), results.Bytes(), 0o644); err != nil { //nolint:gosec // for everybody
+	if err := save(results, dir); err != nil || dir == "" {
 		return err
 	}
 	return drawFleet(dir, all, big, version)
@@ -392,17 +361,12 @@ func runFleet(ctx context.Context, f formation, pods int, dir string) error {
 
 // measure has fleets go through the programme on a server of their own.
 func (f formation) measure(ctx context.Context, progress func(string)) (all []*seen, version string, err error) {
-	server, err := pgtest.Start(ctx, pgtest.Options{MaxConnections: f.processes*(f.conns+1) + 20})
+	e, err := startEnv(ctx, pgtest.Options{MaxConnections: f.processes*(f.conns+1) + 20})
 	if err != nil {
 		return nil, "", err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
-	e, err := newEnv(ctx, server)
-	if err != nil {
-		return nil, "", err
-	}
-	defer e.close()
-	if version, err = machine(ctx, server); err != nil {
+	defer func() { err = errors.Join(err, e.close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
+	if version, err = machine(ctx, e.server); err != nil {
 		return nil, "", err
 	}
 	for _, p := range f.programme() {
@@ -435,16 +399,11 @@ func loginCosts(ctx context.Context) (costs []serverCost, err error) {
 }
 
 func loginsFor(ctx context.Context, tls bool, d time.Duration) (c serverCost, err error) {
-	server, err := pgtest.Start(ctx, pgtest.Options{Control: true, TLS: tls})
+	e, err := startEnv(ctx, pgtest.Options{Control: true, TLS: tls})
 	if err != nil {
 		return c, err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
-	e, err := newEnv(ctx, server)
-	if err != nil {
-		return c, err
-	}
-	defer e.close()
+	defer func() { err = errors.Join(err, e.close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
 	role, err := e.newRole(ctx)
 	if err != nil {
 		return c, err

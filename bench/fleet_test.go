@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/sqlrotate/sqlrotate"
-	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
 
 // What is measured tells a fleet that logs in over the time of a drain from one that does so
@@ -20,11 +19,7 @@ import (
 // charts say so.
 func TestAFleetTellsAStormFromASpread(t *testing.T) {
 	t.Attr("needs", "quiet")
-	e, err := newEnv(t.Context(), pgtest.New(t, pgtest.Options{Control: true}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.close)
+	e := newTestEnv(t)
 	const drain = 4 * time.Second
 	f := formation{
 		processes: 3, conns: 2, think: 50 * time.Millisecond,

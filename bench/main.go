@@ -24,7 +24,7 @@ import (
 )
 
 func main() {
-	if had, err := runErrand(); had {
+	if had, err := beChild(); had {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
@@ -49,8 +49,6 @@ func main() {
 	defer stop()
 	measure := func(ctx context.Context) error { return rotations(ctx, *rounds, *only, *who, *tls) }
 	switch {
-	case flag.Arg(0) == siteCommand:
-		measure = beSite
 	case *many:
 		measure = func(ctx context.Context) error { return tenants(ctx, *who, *out) }
 	case *tell:
@@ -71,4 +69,20 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// beChild does what this program is to do when it has started itself, which its only argument
+// says; false if it hasn't.
+func beChild() (had bool, err error) {
+	if len(os.Args) != 2 {
+		return false, nil
+	}
+	ctx := context.Background()
+	switch os.Args[1] {
+	case errandWord:
+		return true, runErrand(ctx)
+	case siteWord:
+		return true, beSite(ctx)
+	}
+	return false, nil
 }

@@ -28,10 +28,10 @@ const (
 	madeUp      = "made-up-secret"
 )
 
-// TestMain logs in with lib/pq, in a process of which nothing else is asked, or is a process of
-// a fleet.
+// TestMain logs in with lib/pq, in a process of which nothing else is asked, or is one that
+// this program has started.
 func TestMain(m *testing.M) {
-	if had, err := runErrand(); had {
+	if had, err := beChild(); had {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

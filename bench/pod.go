@@ -45,21 +45,18 @@ type podAccount struct {
 	Events  bool   // the file system told of changes, when it began
 }
 
-// runErrand does the errand that this process was started for; false if there is none.
-func runErrand() (had bool, err error) {
-	if len(os.Args) != 2 || os.Args[1] != errandWord {
-		return false, nil
-	}
+// runErrand does the errand that this process was started for.
+func runErrand(ctx context.Context) error {
 	in := bufio.NewReader(os.Stdin)
 	line, err := in.ReadBytes('\n')
 	if err != nil {
-		return true, err
+		return err
 	}
 	var e errand
 	if err := json.Unmarshal(line, &e); err != nil {
-		return true, err
+		return err
 	}
-	return true, e.run(context.Background(), in, os.Stdout)
+	return e.run(ctx, in, os.Stdout)
 }
 
 // run opens the pool, says so with a line, works until in ends, and writes its account.

@@ -37,17 +37,12 @@ func race(ctx context.Context, only, who, dir string) (err error) {
 		return fmt.Errorf("there is no story %q: there are %s", only, strings.Join(storyNames(), ", "))
 	}
 	// Failed statements aren't logged: there are so many, and logins are counted in the log.
-	server, err := pgtest.Start(ctx, pgtest.Options{TLS: true, Settings: map[string]string{"log_min_messages": "log"}})
+	e, err := startEnv(ctx, pgtest.Options{TLS: true, Settings: map[string]string{"log_min_messages": "log"}})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
-	e, err := newEnv(ctx, server)
-	if err != nil {
-		return err
-	}
-	defer e.close()
-	version, err := machine(ctx, server)
+	defer func() { err = errors.Join(err, e.close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
+	version, err := machine(ctx, e.server)
 	if err != nil {
 		return err
 	}
@@ -77,10 +72,7 @@ func race(ctx context.Context, only, who, dir string) (err error) {
 		}
 		show()
 	}
-	if dir == "" {
-		return nil
-	}
-	return os.WriteFile(filepath.Join(dir, "results.md"), results.Bytes(), 0o644) //nolint:gosec // for everybody
+	return save(results, dir)
 }
 
 // run has those contenders live through a story, one after the other, that who names. For

@@ -16,13 +16,13 @@ import (
 
 const shortLead = 100 * time.Millisecond
 
-func newTestEnv(t *testing.T) *env {
-	t.Helper()
-	e, err := newEnv(t.Context(), pgtest.New(t, pgtest.Options{Control: true}))
+func newTestEnv(tb testing.TB) *env {
+	tb.Helper()
+	e, err := newEnv(tb.Context(), pgtest.New(tb, pgtest.Options{Control: true}))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(e.close)
+	tb.Cleanup(func() { _ = e.close() })
 	return e
 }
 

@@ -5,18 +5,12 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/sqlrotate/sqlrotate/internal/pgtest"
 )
 
 // One rotation for each iteration. The table, with all contenders in turn and
 // their ratios, is what the command prints: go run ./bench.
 func BenchmarkRotation(b *testing.B) {
-	e, err := newEnv(b.Context(), pgtest.New(b, pgtest.Options{}))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(e.close)
+	e := newTestEnv(b)
 	for _, l := range loads() {
 		for _, c := range contenders() {
 			b.Run(l.name+"/"+c.name, func(b *testing.B) {

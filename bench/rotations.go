@@ -15,16 +15,11 @@ import (
 
 // rotations prints the table of the rotation benchmark.
 func rotations(ctx context.Context, rounds int, only, who string, tls bool) (err error) {
-	server, err := pgtest.Start(ctx, pgtest.Options{TLS: tls})
+	e, err := startEnv(ctx, pgtest.Options{TLS: tls})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
-	e, err := newEnv(ctx, server)
-	if err != nil {
-		return err
-	}
-	defer e.close()
+	defer func() { err = errors.Join(err, e.close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
 	fmt.Printf("%d CPUs, %s, %d rotations for each line, the contenders in turn.\n", runtime.NumCPU(), runtime.Version(), rounds)
 	for _, l := range loads() {
 		if only != "" && l.name != only {

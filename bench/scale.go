@@ -51,16 +51,11 @@ type cost struct {
 
 // drains prints the table of costs.
 func drains(ctx context.Context, rounds int) (err error) {
-	server, err := pgtest.Start(ctx, pgtest.Options{MaxConnections: 600})
+	e, err := startEnv(ctx, pgtest.Options{MaxConnections: 600})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
-	e, err := newEnv(ctx, server)
-	if err != nil {
-		return err
-	}
-	defer e.close()
+	defer func() { err = errors.Join(err, e.close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
 	fmt.Printf("%d CPUs, %s, medians of %d drains. The client's own, for each connection retired;\nwhat it needs without a drain is taken off.\n\n", runtime.NumCPU(), runtime.Version(), rounds)
 	fmt.Println("| pools × connections | CPU µs | allocations | allocated KiB | peak heap KiB | last old session gone | logins | peak sessions |")
 	fmt.Println("|---|--:|--:|--:|--:|--:|--:|--:|")

@@ -1,4 +1,4 @@
-// How the logins of many tenants lie on disk.
+// How logins lie on disk: those of many tenants, and volumes as the kubelet writes them.
 
 package main
 
@@ -105,7 +105,7 @@ func (s *store) publishOne(i, version int) error {
 func (s *store) write(i int) error {
 	l := s.login(i)
 	if s.layout == volumes {
-		return swap(s.path(i), map[string][]byte{"username": []byte(l.user), "password": []byte(l.password)})
+		return publishKeys(s.path(i), l)
 	}
 	return publish(s.path(i), l)
 }
@@ -121,6 +121,11 @@ func (s *store) swapAll() error {
 		keys[tenant(i)+".json"] = content
 	}
 	return swap(s.dir, keys)
+}
+
+// publishKeys writes a login into a volume of two keys.
+func publishKeys(volume string, l login) error {
+	return swap(volume, map[string][]byte{"username": []byte(l.user), "password": []byte(l.password)})
 }
 
 // swap writes a volume's keys as the kubelet does: all of them into a new directory, which

@@ -14,7 +14,6 @@ import (
 	"net/rpc"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -82,17 +81,12 @@ func tenants(ctx context.Context, which, dir string) (err error) {
 		return err
 	}
 	defer stub.Close()
-	server, err := pgtest.Start(ctx, pgtest.Options{MaxConnections: someTenants*(tenantConns+1) + 20})
+	e, err := startEnv(ctx, pgtest.Options{MaxConnections: someTenants*(tenantConns+1) + 20})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
-	e, err := newEnv(ctx, server)
-	if err != nil {
-		return err
-	}
-	defer e.close()
-	version, err := machine(ctx, server)
+	defer func() { err = errors.Join(err, e.close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
+	version, err := machine(ctx, e.server)
 	if err != nil {
 		return err
 	}
@@ -111,8 +105,8 @@ func tenants(ctx context.Context, which, dir string) (err error) {
 		var c counter = stubCounter{stub}
 		s.DSN, s.Other = stub.DSN(), stub.DSN()+" dbname=neighbour user=neighbour"
 		if s.Real {
-			c = &realCounter{server: server}
-			s.DSN, s.Other = server.DSN(), server.DSN()+" user="+neighbour.user+" password="+neighbour.password
+			c = &realCounter{server: e.server}
+			s.DSN, s.Other = e.server.DSN(), e.server.DSN()+" user="+neighbour.user+" password="+neighbour.password
 		}
 		began := time.Now()
 		fmt.Fprintf(os.Stderr, "%s:", s.Name)
@@ -127,10 +121,7 @@ func tenants(ctx context.Context, which, dir string) (err error) {
 	fmt.Fprintf(results, "# Many tenants in one process: results\n\n%s. [What this is, and how to run it](../scale.md).\n", version)
 	tabulate(results, seen)
 	fmt.Print(results)
-	if dir == "" {
-		return nil
-	}
-	return os.WriteFile(filepath.Join(dir, "results.md"), results.Bytes(), 0o644) //nolint:gosec // for everybody
+	return save(results, dir)
 }
 
 // newTenants makes the roles of the tenants of the real server.
@@ -167,7 +158,7 @@ func measure(ctx context.Context, s site, c counter) (f figures, err error) {
 	if err != nil {
 		return f, err
 	}
-	cmd := exec.CommandContext(ctx, self, siteCommand) //nolint:gosec // this program
+	cmd := exec.CommandContext(ctx, self, siteWord) //nolint:gosec // this program
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(in), os.Stderr
 	if s.NoEvents {
 		apart(cmd)
@@ -179,8 +170,8 @@ func measure(ctx context.Context, s site, c counter) (f figures, err error) {
 	return f, json.Unmarshal(out, &f)
 }
 
-// siteCommand is the argument with which measure begins a process.
-const siteCommand = "site"
+// siteWord is the only argument of a process that measure starts.
+const siteWord = "site"
 
 // beSite is what that process does.
 func beSite(ctx context.Context) error {
