@@ -65,6 +65,8 @@ func TestAtAServer(t *testing.T) {
 	t.Run("names of versions", func(t *testing.T) { sessionsNameTheirVersion(t, server) })
 	t.Run("a hook fails", func(t *testing.T) { beforeConnectFails(t, server) })
 	t.Run("too many wrong passwords", func(t *testing.T) { blockedUserIsRefused(t, server) })
+	t.Run("codes", func(t *testing.T) { loginsAreRefusedByCode(t, server) })
+	t.Run("rights of a dropped user", func(t *testing.T) { droppedUserKeepsMostRights(t, server) })
 	t.Run("over time", func(t *testing.T) {
 		t.Run("idle connections", func(t *testing.T) { idleConnectionsAreReplaced(t, server) })
 		t.Run("hard end", func(t *testing.T) { t.Parallel(); droppedUserIsCutOff(t, server) })
