@@ -1,3 +1,6 @@
+// Questions: whether the role in use and old ones still live, asked on a session that there
+// is, or else by a login.
+
 package rotation
 
 import (
@@ -6,9 +9,10 @@ import (
 )
 
 const (
-	// Each old role is asked after again after an eighth of the time for which it has been
-	// superseded, within these bounds. All of them together are asked after oldMin after
-	// the last time, then twice that, up to oldAll.
+	// Each old role is asked after within oldMin, and again after an eighth of the time for
+	// which it has been superseded, within these bounds. All of them together are asked after
+	// oldMin after the last time, then twice that, up to oldAll. All of it by chance a little
+	// earlier: thousands of pools that are told of a rotation together don't ask in step.
 	oldMin = 250 * time.Millisecond
 	oldMax = 10 * time.Minute
 	oldAll = 5 * time.Second
@@ -76,11 +80,14 @@ func (s *State) byLogin(v *version) bool {
 }
 
 // oldRole is the login that asks after an old role. Where there is no room for it, it waits
-// for a while until a spare has been taken: to close one costs two logins in place of one.
+// for a while until a spare has been taken: to close one costs two logins in place of one. The
+// first time after a rotation it doesn't.
 func (s *State) oldRole(now Now) plannedLogin {
 	l := plannedLogin{purpose: AskOld, at: Never, crowd: Never}
 	if v, at := s.nextOld(now); v != nil && s.byLogin(v) {
-		l.v, l.at, l.crowd = v, at, at.Add(roomPatience) // the first time it has long been due
+		if l.v, l.at, l.crowd = v, at, at; s.asksOld > 0 {
+			l.crowd = at.Add(roomPatience)
+		}
 	}
 	return l
 }
@@ -88,9 +95,10 @@ func (s *State) oldRole(now Now) plannedLogin {
 // askedOld notes that an old role has been asked after, or is being asked after by a login.
 func (s *State) askedOld(v *version, now Now) {
 	s.asksOld++
-	s.askOldAt = now.Mono.Add(backoff(s.asksOld, oldMin, oldAll))
+	gap := backoff(s.asksOld, oldMin, oldAll)
+	s.askOldAt = now.Mono.Add(gap - s.chance(min(gap/4, s.hurry)))
 	pause := min(max(now.Mono.Sub(v.superseded)/8, oldMin), oldMax)
-	if pause > oldAll { // by now processes that were told of the rotation together go each their way
+	if pause > oldAll {
 		pause -= s.chance(pause / 4)
 	}
 	v.askAt = now.Mono.Add(pause)

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -779,6 +780,7 @@ func TestAnOldRoleIsFoundDeadByQuery(t *testing.T) {
 	ids := r.fill(3)
 	r.read(2)
 	r.none()
+	r.after(oldMin)
 	r.step(Asked{Ask: r.fx.Asks[0], Answer: Refuses})
 	if r.heard(RoleDead) != 1 {
 		t.Fatal("nobody hears of it")
@@ -786,6 +788,58 @@ func TestAnOldRoleIsFoundDeadByQuery(t *testing.T) {
 	r.ok(r.own(Prove))
 	for _, id := range ids {
 		r.state(id, Going)
+	}
+}
+
+// Pools that are told of a rotation together don't ask after the old role in step: each asks
+// within oldMin, and again by chance up to a quarter earlier than it might. Those that are to
+// replace all at once have no time for that.
+func TestPoolsAskAfterAnOldRoleOneByOne(t *testing.T) {
+	const n = 500
+	for _, hurry := range []time.Duration{0, 100 * ms, 10 * sec} {
+		var tenths [2][10]int
+		first, second := min(oldMin, hurry), min(oldMin/2, hurry) // of the second gap, which is two oldMin
+		for seed := range uint64(n) {
+			cfg := overlapping()
+			cfg.Seed, cfg.AskAfter, cfg.AskByQuery = seed, 20*sec, true
+			r := newRig(t, cfg)
+			r.s.hurry = hurry
+			r.connect()
+			r.read(2)
+			_, at := r.s.nextOld(r.now)
+			wait := at.Sub(r.now.Mono)
+			r.s.asksOld = 1
+			r.s.askedOld(r.s.versions[1], r.now)
+			gap := r.s.askOldAt.Sub(r.now.Mono)
+			if wait < 0 || wait > first || gap > 2*oldMin || gap < 2*oldMin-second {
+				t.Fatalf("it is asked after in %v, and again in %v", wait, gap)
+			}
+			if hurry > 0 {
+				tenths[0][min(10*wait/first, 9)]++
+				tenths[1][min(10*(2*oldMin-gap)/second, 9)]++
+			}
+		}
+		for i, k := range slices.Concat(tenths[0][:], tenths[1][:]) {
+			if hurry > 0 && (k < n/25 || k > n*4/25) {
+				t.Errorf("%v: %d of %d in the %d. tenth of the time", hurry, k, n, i%10+1)
+			}
+		}
+	}
+}
+
+// The first login that asks after an old role has no time to wait for room, the others have.
+func TestALoginThatAsksWaitsForRoom(t *testing.T) {
+	r := newRig(t, overlapping())
+	r.connect()
+	r.read(2)
+	r.ok(r.own(Prove))
+	r.after(ms)
+	for i := range 2 {
+		l := r.s.oldRole(r.now)
+		if l.v == nil || l.crowd != l.at.Add(time.Duration(i)*roomPatience) {
+			t.Errorf("%d. login: at %v, and if need be at %v", i+1, l.at, l.crowd)
+		}
+		r.s.askedOld(r.s.versions[1], r.now)
 	}
 }
 

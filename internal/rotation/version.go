@@ -1,3 +1,5 @@
+// Versions: the credentials that were read, their windows and what is known of each.
+
 package rotation
 
 import (
@@ -131,7 +133,8 @@ func (s *State) rotate(ev CredentialRead, now Now) {
 	v.notAfter, v.renewed, v.lease = ev.NotAfter, now.Mono, endAt(ev.NotAfter, now)
 	s.versions = slices.Insert(s.versions, 0, v)
 	if last != nil {
-		last.superseded, last.askAt, last.askByLogin, last.livedAt = now.Mono, 0, false, 0
+		last.superseded, last.askByLogin, last.livedAt = now.Mono, false, 0
+		last.askAt = now.Mono.Add(s.chance(min(oldMin, s.hurry)))
 		v.proveAt = now.Mono.Add(s.chance(s.hurry))
 		if s.cfg.Kind == Overlapping {
 			last.overlap = endAfter(s.cfg.Overlap-s.cfg.Lag, now)

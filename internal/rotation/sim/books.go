@@ -1,3 +1,5 @@
+// The world's books: what should be, held against what is.
+
 package sim
 
 import (
@@ -20,7 +22,7 @@ const (
 	// are refused; reads of the source by the connector itself; wake-ups in a second.
 	maxRefused = 16
 	maxReads   = 45
-	maxTicks   = 150
+	maxTicks   = 200 // a pool of 500 that is drained in 5 s has more than 100
 
 	// Logins under way at once that began when none with their version had succeeded
 	// lately: some go ahead, and others may follow them each second.
