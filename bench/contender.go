@@ -75,10 +75,9 @@ type terms struct {
 	drain  time.Duration
 }
 
-// leisurely are the terms of the rotations. The default of DrainTime is as long as two
-// minutes, in which hardly anything is to be seen.
-func leisurely() terms {
-	return terms{window: sqlrotate.Window{Overlap: 10 * time.Minute}, drain: 10 * time.Second}
+// leisurely are the terms of the rotations: a window that is wide enough for any of them.
+func leisurely(drain time.Duration) terms {
+	return terms{window: sqlrotate.Window{Overlap: 10 * time.Minute}, drain: drain}
 }
 
 // contenders are those that are timed while a login is rotated under them.

@@ -65,7 +65,7 @@ func medianOf(es []expense, f func(expense) float64) float64 {
 
 // spend measures n operations, after one that isn't.
 func (e *env) spend(ctx context.Context, c contender, l load, first login, n int) (x expense, err error) {
-	p, err := c.open(e, l, leisurely(), first)
+	p, err := c.open(e, l, leisurely(briskly), first)
 	if err != nil {
 		return x, err
 	}

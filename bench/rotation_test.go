@@ -16,7 +16,7 @@ func BenchmarkRotation(b *testing.B) {
 			b.Run(l.name+"/"+c.name, func(b *testing.B) {
 				var all []outcome
 				for b.Loop() {
-					o, err := e.observe(b.Context(), c, l)
+					o, err := e.observe(b.Context(), c, l, briskly)
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -33,6 +33,25 @@ func BenchmarkRotation(b *testing.B) {
 				figure("gone-s", func(o outcome) float64 { return o.gone.Seconds() })
 				b.ReportMetric(0, "ns/op") // says nothing here
 			})
+		}
+	}
+}
+
+// A rotation and its control are watched for the same time: of more slices the worst is worse.
+func TestRotationAndItsControl(t *testing.T) {
+	t.Parallel()
+	const drain = 2 * time.Second
+	e := newTestEnv(t)
+	for _, c := range chosen(contenders(), nameSQLRotate+";"+nameNone) {
+		o, err := e.observe(t.Context(), c, loads()[0], drain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.watched != max(o.gone, drain)+aftermath || o.before.n == 0 || o.worst.n == 0 {
+			t.Errorf("%s: watched for %v, old sessions for %v; %d operations before, %d in the smallest slice", c.name, o.watched, o.gone, o.before.n, o.worst.n)
+		}
+		if rotated := o.logins > 0; o.failed > 0 || rotated == c.calm {
+			t.Errorf("%s: %d operations failed, %v; %d logins", c.name, o.failed, o.err, o.logins)
 		}
 	}
 }

@@ -14,13 +14,13 @@ import (
 )
 
 // rotations prints the table of the rotation benchmark.
-func rotations(ctx context.Context, rounds int, only, who string, tls bool) (err error) {
+func rotations(ctx context.Context, rounds int, drain time.Duration, only, who string, tls bool) (err error) {
 	e, err := startEnv(ctx, pgtest.Options{TLS: tls})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.close()) }() //nolint:contextcheck // it is cleaned up whatever has been interrupted
-	fmt.Printf("%d CPUs, %s, %d rotations for each line, the contenders in turn.\n", runtime.NumCPU(), runtime.Version(), rounds)
+	fmt.Printf("%d CPUs, %s, %d rotations for each line, the contenders in turn, a DrainTime of %v.\n", runtime.NumCPU(), runtime.Version(), rounds, drain)
 	for _, l := range loads() {
 		if only != "" && l.name != only {
 			continue
@@ -28,7 +28,7 @@ func rotations(ctx context.Context, rounds int, only, who string, tls bool) (err
 		all := map[string][]outcome{}
 		for range rounds {
 			for _, c := range chosen(contenders(), who) {
-				o, err := e.observe(ctx, c, l)
+				o, err := e.observe(ctx, c, l, drain)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", l.name, c.name, err)
 				}
@@ -157,6 +157,7 @@ type outcome struct {
 	before           dist          // in the slice before it
 	worst            dist          // in the worst slice from it until aftermath
 	gone             time.Duration // until no session of the old role was left
+	watched          time.Duration // from it until aftermath
 	failed           int           // operations, from the beginning to the end
 	err              error         // of the first one that failed
 	logins           int64         // from the rotation on
@@ -165,13 +166,16 @@ type outcome struct {
 
 const (
 	warmUp    = 2 * time.Second
-	aftermath = time.Second      // how long after the last old session a stall still counts
-	calmFor   = 6 * time.Second  // how long an undisturbed load is watched
-	patience  = 60 * time.Second // with old sessions
+	aftermath = time.Second // how long after the last old session a stall still counts
+	patience  = time.Minute // with old sessions
 	sampling  = 25 * time.Millisecond
+
+	briskly = 10 * time.Second // the DrainTime of rotations, unless told otherwise
 )
 
-func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err error) {
+// observe watches everybody for as long as the drain may take, whether anything is drained or
+// not: of more slices, the worst is worse.
+func (e *env) observe(ctx context.Context, c contender, l load, drain time.Duration) (o outcome, err error) {
 	old, err := e.newRole(ctx)
 	if err != nil {
 		return o, err
@@ -180,7 +184,7 @@ func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err 
 	if err != nil {
 		return o, err
 	}
-	p, err := c.open(e, l, leisurely(), old)
+	p, err := c.open(e, l, leisurely(drain), old)
 	if err != nil {
 		return o, err
 	}
@@ -202,20 +206,17 @@ func (e *env) observe(ctx context.Context, c contender, l load) (o outcome, err 
 	}
 
 	start, logins := time.Now(), p.logins()
-	gone := func(old int) bool { return old == 0 || time.Since(start) > patience }
 	if c.calm {
-		next, gone = old, during(calmFor)
+		next = old
 	} else if err := p.rotate(next); err != nil {
 		return o, err
 	}
-	if err := watch(next, &o.peak, gone); err != nil {
+	if err := watch(next, &o.peak, func(old int) bool { return old == 0 || time.Since(start) > drain+patience }); err != nil {
 		return o, err
 	}
 	o.gone = time.Since(start)
-	end := time.Now().Add(aftermath)
-	if least := start.Add(slice); end.Before(least) {
-		end = least
-	}
+	o.watched = max(o.gone, drain) + aftermath
+	end := start.Add(o.watched)
 	if err := watch(next, &o.peak, during(time.Until(end))); err != nil {
 		return o, err
 	}

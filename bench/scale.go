@@ -205,7 +205,7 @@ func (e *env) openPools(ctx context.Context, f fleet, l load, path string) (pool
 		return nil, end, err
 	}
 	for range f.pools {
-		p, err := newRotator(l, leisurely(), path, opener) //nolint:contextcheck // it lives until it is closed
+		p, err := newRotator(l, leisurely(briskly), path, opener) //nolint:contextcheck // it lives until it is closed
 		if err != nil {
 			return nil, end, err
 		}
