@@ -1,3 +1,5 @@
+// The report: what the page says of connectors and sources, in JSON and in words.
+
 package health
 
 import (

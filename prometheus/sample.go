@@ -1,3 +1,5 @@
+// A sample of a scrape, made cheaply.
+
 package prometheus
 
 import (

@@ -1,3 +1,5 @@
+// What a conformance test has found.
+
 package sqlrotatetest
 
 import (

@@ -1,3 +1,5 @@
+// What makes a value suspicious: a placeholder, a template that nobody filled in, garbled bytes.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// The dotenv format.
+
 package credfile
 
 import "strings"

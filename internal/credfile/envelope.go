@@ -1,3 +1,5 @@
+// Trees of keys: which of them is the login, and which envelopes producers put around it.
+
 package credfile
 
 import (

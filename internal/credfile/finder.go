@@ -1,3 +1,5 @@
+// The finder: it collects the fields of a login and says what is wrong with them.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// Formats that hold a login by themselves: a URL, keywords, a service file, a passfile.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// Keys: which names mean user, password and end.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// libpq's keyword=value strings.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// Lines and characters, as several formats see them.
+
 package credfile
 
 import (

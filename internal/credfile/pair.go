@@ -1,3 +1,5 @@
+// Keys and values as parsers find them, and what parsers complain of.
+
 package credfile
 
 // pair is a key and its value, as a parser found them. Parsers know nothing of what

@@ -1,3 +1,5 @@
+// libpq's passfile.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// Why there is no login: typed errors that never hold a value.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// The format is recognised by how the text begins.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// libpq's service file.
+
 package credfile
 
 import "strings"

@@ -1,3 +1,5 @@
+// Connection URLs.
+
 package credfile
 
 import (

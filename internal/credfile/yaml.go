@@ -1,3 +1,5 @@
+// The YAML format, as far as a login needs it: a tree of keys.
+
 package credfile
 
 import (

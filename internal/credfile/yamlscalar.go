@@ -1,3 +1,5 @@
+// Values in YAML: quoted, in blocks, plain.
+
 package credfile
 
 import (

@@ -1,3 +1,5 @@
+// Directories: which ones must be watched to hear of a change of a path, links included.
+
 package disk
 
 import (

@@ -1,3 +1,5 @@
+// Mounts and volumes: who may have written a file, and whether its events arrive.
+
 package disk
 
 import (

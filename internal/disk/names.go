@@ -1,3 +1,5 @@
+// Names of files in errors: quoted, and without what else an error may hold.
+
 package disk
 
 import (

@@ -1,3 +1,5 @@
+// The watch: one inotify instance for all sources, which hear of their own files alone.
+
 package disk
 
 import (

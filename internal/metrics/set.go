@@ -1,3 +1,5 @@
+// The set of what is measured.
+
 package metrics
 
 import (

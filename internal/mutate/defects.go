@@ -1,3 +1,5 @@
+// The defects that were made by hand.
+
 package main
 
 // defects are those that no fast test noticed once.

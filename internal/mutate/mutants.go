@@ -1,3 +1,5 @@
+// Mutants: the changes that are made to each expression and statement.
+
 package main
 
 import (

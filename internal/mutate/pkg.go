@@ -1,3 +1,5 @@
+// A package under test: its mutants compiled into one binary, and run.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// Planted defects: compiled into the tests, one at work at a time.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// The list of mutants that no test can notice, and why.
+
 package main
 
 import (

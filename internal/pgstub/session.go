@@ -1,3 +1,5 @@
+// A session: what it answers.
+
 package pgstub
 
 import (

@@ -1,3 +1,5 @@
+// The changelog: its newest version and its date.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// The checkout and its modules.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// The programs that the pages show.
+
 package main
 
 import (

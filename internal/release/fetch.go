@@ -1,3 +1,5 @@
+// Fetching each module as users will.
+
 package main
 
 import (

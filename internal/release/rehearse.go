@@ -1,3 +1,5 @@
+// The rehearsal of a release, in a clone.
+
 package main
 
 import (

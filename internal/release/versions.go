@@ -1,3 +1,5 @@
+// Versions in go.mod and go.sum.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// What the go command is let see: proxies and caches of our own.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// Admission: what a caller who wants a connection gets, and when it is to ask again.
+
 package rotation
 
 import "time"

@@ -1,3 +1,5 @@
+// Time: monotonic instants, and the wall clock by which a lease ends.
+
 package rotation
 
 import (

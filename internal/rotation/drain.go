@@ -1,3 +1,5 @@
+// The drain: when which old session is to go, and what makes it hurry.
+
 package rotation
 
 import (

@@ -1,3 +1,5 @@
+// Ends: hard ends are announced, warned of before, and told of when a session outlives one.
+
 package rotation
 
 import "time"

@@ -1,3 +1,5 @@
+// Episodes: a credential is refused, and logins fall back to the one before or wait.
+
 package rotation
 
 import "time"

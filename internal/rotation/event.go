@@ -1,3 +1,5 @@
+// What goes in and what comes out: the events of the shell, and the effects it is to bring about.
+
 package rotation
 
 import (

@@ -1,3 +1,5 @@
+// Held sessions: they are left out of the drain, and recalled in time.
+
 package rotation
 
 // hold leaves a session out of the drain, or no longer.

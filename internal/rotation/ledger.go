@@ -1,3 +1,5 @@
+// The ledger of sessions: each has one state, and moves from one to the next here alone.
+
 package rotation
 
 import (

@@ -1,3 +1,5 @@
+// Reads: how often the source is read, and when what it said has settled.
+
 package rotation
 
 import "time"

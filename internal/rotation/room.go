@@ -1,3 +1,5 @@
+// Pools, and the one rule for how many sessions there may be: their peak, and one more.
+
 package rotation
 
 import "math"

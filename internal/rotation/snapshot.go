@@ -1,3 +1,5 @@
+// What can be seen from outside: snapshots and counts.
+
 package rotation
 
 import (

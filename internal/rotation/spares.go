@@ -1,3 +1,5 @@
+// Spares and the connector's own logins: how many, for what, and when.
+
 package rotation
 
 import (

@@ -1,3 +1,5 @@
+// Excuses: when a query may fail, because a move has made it impossible not to.
+
 package sim
 
 import (

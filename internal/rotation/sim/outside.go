@@ -1,3 +1,5 @@
+// What is outside of the connector: the server and the source.
+
 package sim
 
 import (

@@ -1,3 +1,5 @@
+// Coverage: what has happened to sessions in which states.
+
 package sim
 
 import (

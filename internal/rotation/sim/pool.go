@@ -1,3 +1,5 @@
+// Pools, as database/sql has them, with its cleaner and its waiters.
+
 package sim
 
 import (

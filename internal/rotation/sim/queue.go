@@ -1,3 +1,5 @@
+// The queue of what is to happen, by its time.
+
 package sim
 
 import (

@@ -1,3 +1,5 @@
+// The shell: it does what the core says, as the connector does.
+
 package sim
 
 import (

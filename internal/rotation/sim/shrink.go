@@ -1,3 +1,5 @@
+// Shrinking: the shortest schedule with the same violation.
+
 package sim
 
 import (

@@ -1,3 +1,5 @@
+// Watching one process of a fleet: when it logs in.
+
 package sim
 
 import (

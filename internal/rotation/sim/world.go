@@ -1,3 +1,5 @@
+// A run of a schedule: everything in it, on one simulated clock.
+
 package sim
 
 import (
