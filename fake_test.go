@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -364,9 +365,17 @@ type rig struct {
 	db     *sql.DB
 }
 
-// newRig makes one whose role "v1" exists and is published. adjust may change the
-// configuration.
+// newRig makes one whose role "v1" exists and is published, and which has read that. adjust
+// may change the configuration, and so what is read first.
 func newRig(t *testing.T, adjust func(*Config)) *rig {
+	t.Helper()
+	r := newRigOutside(t, adjust)
+	synctest.Wait()
+	return r
+}
+
+// newRigOutside makes one outside of a bubble.
+func newRigOutside(t *testing.T, adjust func(*Config)) *rig {
 	t.Helper()
 	r := &rig{T: t, server: newFakeServer(), source: newFakeSource("v1", "p1")}
 	r.server.grant("v1", "p1")

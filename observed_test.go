@@ -379,12 +379,13 @@ func awaited(t *testing.T, looked bool) {
 // says nothing.
 func TestSourceLagIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newSpeaker(t, nil)
+		r := newSpeaker(t, func(cfg *Config) {
+			cfg.Source.(*fakeSource).set(Credential{Username: "v0", Password: NewSecret("p"), PublishedAt: time.Now().Add(-time.Hour)}, nil)
+		})
 		publish := func(user string, age time.Duration) {
 			r.source.set(Credential{Username: user, Password: NewSecret("p"), PublishedAt: time.Now().Add(-age)}, nil)
 			time.Sleep(10 * time.Second)
 		}
-		r.source.set(Credential{Username: "v0", Password: NewSecret("p"), PublishedAt: time.Now().Add(-time.Hour)}, nil)
 		r.exec("0s")
 		if got := r.c.Stats().Observed.SourceLag; !got.At.IsZero() {
 			t.Errorf("of the first: %v", got)

@@ -353,7 +353,7 @@ func (s *rearmingNotifier) Changed() <-chan struct{} {
 // thousands of turns in a second.
 func TestNotifierThatIsAlwaysClosed(t *testing.T) {
 	var reads atomic.Int64
-	r := newRig(t, func(cfg *Config) {
+	r := newRigOutside(t, func(cfg *Config) {
 		src := cfg.Source
 		cfg.Source = eagerNotifier{SourceFunc(func(ctx context.Context) (Credential, error) {
 			reads.Add(1)
@@ -368,7 +368,7 @@ func TestNotifierThatIsAlwaysClosed(t *testing.T) {
 
 func TestNotifierThatRearmsWhenRead(t *testing.T) {
 	src := &rearmingNotifier{ch: make(chan struct{})}
-	r := newRig(t, func(cfg *Config) { cfg.Source = src })
+	r := newRigOutside(t, func(cfg *Config) { cfg.Source = src })
 	if err := r.db.PingContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -425,7 +425,7 @@ func TestEndThatJittersIsWarnedOfOnce(t *testing.T) {
 // The source is read again, which renews what is known of a login, while a login says that it
 // was slow or finds that it has ended: nothing is read that is being written.
 func TestLoginIsRenewedWhileItIsNamed(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRigOutside(t, nil)
 	r.fill(1)
 	cred, err := r.source.Credential(t.Context())
 	if err != nil {

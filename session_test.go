@@ -726,7 +726,7 @@ func TestASessionThatEndsAsItIsReady(t *testing.T) {
 
 // A spare whose server has hung up is found out by a look at its socket.
 func TestASpareThatIsOverIsFoundOut(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRigOutside(t, nil)
 	s := &session{id: 7, version: &version{}, calls: r.c.calls, ended: r.c.sessionEnded}
 	client, server := newTCP(t).dial(t, s)
 	s.conn = &fakeConn{server: r.server, nc: client}

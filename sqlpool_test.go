@@ -79,7 +79,7 @@ func TestPoolsOfOneConnector(t *testing.T) {
 }
 
 func TestManageTakesNoNil(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRigOutside(t, nil)
 	r.c.Manage(nil)
 }
 

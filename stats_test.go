@@ -135,7 +135,7 @@ func TestStatsOfRefusals(t *testing.T) {
 func TestConnectFailuresAreCountedByKind(t *testing.T) {
 	for kind, fail := range map[ConnectFailure]func(r *rig, ctx context.Context) context.Context{
 		FailedRefused: func(r *rig, ctx context.Context) context.Context { r.server.grant("v1", "another"); return ctx },
-		FailedSource:  func(r *rig, ctx context.Context) context.Context { r.source.fail(errors.New("no file")); return ctx },
+		FailedSource:  func(_ *rig, ctx context.Context) context.Context { return ctx }, // from its first read on
 		FailedLogin: func(r *rig, ctx context.Context) context.Context {
 			r.server.set(func(s *fakeServer) { s.down = errors.New("down") })
 			return ctx
@@ -150,7 +150,12 @@ func TestConnectFailuresAreCountedByKind(t *testing.T) {
 	} {
 		t.Run(string(kind), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, func(cfg *Config) { cfg.RetryTimeout = -1 })
+				r := newRig(t, func(cfg *Config) {
+					cfg.RetryTimeout = -1
+					if kind == FailedSource {
+						cfg.Source.(*fakeSource).fail(errors.New("no file"))
+					}
+				})
 				ctx := fail(r, t.Context())
 				for range 2 {
 					if conn, err := r.c.Connect(ctx); err == nil {
