@@ -131,6 +131,7 @@ func (a *app) scrape(d time.Duration, until func() bool) {
 	began := time.Now()
 	for {
 		<-tick.C
+		reached := scale*time.Since(began) >= d && (until == nil || until()) // before the scrape, which so shows it
 		at := time.Now()
 		answer := httptest.NewRecorder()
 		a.scrapes.ServeHTTP(answer, httptest.NewRequestWithContext(a.Context(), http.MethodGet, "/metrics", nil))
@@ -140,7 +141,7 @@ func (a *app) scrape(d time.Duration, until func() bool) {
 		a.last = answer.Body.String()
 		a.must(a.recording.Add(at, answer.Body))
 		switch took := time.Since(began); {
-		case scale*took >= d && (until == nil || until()):
+		case reached:
 			return
 		case scale*took > d && took > patience:
 			a.Fatalf("after %v it is still not as it should be", took)
