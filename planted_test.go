@@ -88,7 +88,7 @@ func plants() map[string]string {
 	return map[string]string{
 		"TestSessionWithSetRoleIsClosedAtTheEnd": "close=1s",
 
-		"TestServiceIsWholeWithinASecondOfTheNextFile":                   "read=4s",
+		"TestServiceIsWholeWithinASecondOfTheNextFile":                   "login=3s",
 		"TestSoakApplicationSurvivesChaos":                               "read=6s",
 		"TestFileThatNeverComesIsOneClearError":                          "read=2500ms",
 		"TestPreviousCredentialIsNeverUsedAfterItsOverlap":               "read=3s",
