@@ -85,7 +85,8 @@ func (s *State) byLogin(v *version) bool {
 func (s *State) oldRole(now Now) plannedLogin {
 	l := plannedLogin{purpose: AskOld, at: Never, crowd: Never}
 	if v, at := s.nextOld(now); v != nil && s.byLogin(v) {
-		if l.v, l.at, l.crowd = v, at, at; s.asksOld > 0 {
+		l.v, l.at, l.crowd = v, at, at
+		if s.asksOld > 0 {
 			l.crowd = at.Add(roomPatience)
 		}
 	}

@@ -22,7 +22,7 @@ const (
 	// are refused; reads of the source by the connector itself; wake-ups in a second.
 	maxRefused = 16
 	maxReads   = 45
-	maxTicks   = 200 // a pool of 500 that is drained in 5 s has more than 100
+	maxTicks   = 150 // but see mostTicks
 
 	// Logins under way at once that began when none with their version had succeeded
 	// lately: some go ahead, and others may follow them each second.
@@ -281,9 +281,22 @@ func (b *books) backgroundRead() {
 }
 
 func (b *books) tick() {
-	if n := b.ticks.add(b.w.now, sec); n > maxTicks {
+	if n := b.ticks.add(b.w.now, sec); n > b.mostTicks() {
 		b.bad("the core was woken %d times in a second", n)
 	}
+}
+
+// mostTicks is maxTicks, or more where a large pool has a short drain: each retirement wakes
+// the core, and they have little more than half of DrainTime when chance begins it late. No pool retires more
+// than it has.
+func (b *books) mostTicks() int {
+	most := maxTicks
+	if drain := b.w.Config.DrainTime; drain > 0 {
+		for _, p := range b.w.Pools {
+			most = max(most, min(p.Size, int(2*time.Duration(p.Size)*sec/drain)))
+		}
+	}
+	return most
 }
 
 // verdict looks at what a caller is told.
